@@ -1,0 +1,35 @@
+"""Declarative mixins: the columns that a transition writes.
+
+`TransitionColumns` brings the version and the token. The state column is the user's own; `state_text`
+gives it a type whose comparisons are exact on MariaDB too.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import String, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from statelatch.expressions import UTCDateTime, from_now, now
+
+__all__ = ["TransitionColumns", "UTCDateTime", "from_now", "now", "state_text"]
+
+
+def state_text(length: int) -> String:
+    """A text type for state values, compared to the letter on every database.
+
+    Args:
+        length: in characters; at least that of the longest state value.
+    """
+    return String(length).with_variant(String(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+class TransitionColumns:
+    """Mixin: `version` counts the applied transitions, `transition_token` proves who wrote the last one.
+
+    Only statelatch writes them. Do not make `version` the mapper's `version_id_col`: a flush would count too.
+    """
+
+    version: Mapped[int] = mapped_column(default=1)
+    transition_token: Mapped[UUID | None] = mapped_column(Uuid(), default=None)

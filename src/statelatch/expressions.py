@@ -1,0 +1,133 @@
+"""SQL expressions that each dialect spells in its own way.
+
+Every branch for one database is a function here, named after it. The clock is always the database's,
+in UTC, to the microsecond where the database has them, and the same for a whole statement.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import DateTime, Float, String, cast, literal
+from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+__all__ = ["UTCDateTime", "exact_text", "from_now", "now"]
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An instant: aware datetimes in, UTC-aware datetimes out, microseconds kept on every database.
+
+    Raises:
+        ValueError: a naive datetime was bound; say which zone it is in.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """PostgreSQL keeps the zone; MariaDB needs to be told to keep microseconds."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(MYSQL_DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Send UTC; only PostgreSQL is sent the zone as well."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"expected an aware datetime, found the naive {value!r}; say which zone it is in")
+        moment = value.astimezone(UTC)
+        return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return UTC, whatever the session's time zone is."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class from_now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func
+    """The database's time, some seconds from now; negative seconds lie in the past.
+
+    Args:
+        seconds: a number, or an SQL expression that yields one.
+    """
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "from_now"
+
+    def __init__(self, seconds: float | ColumnElement[Any]) -> None:
+        offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Float())
+        super().__init__(cast(offset, Float()))
+
+
+class now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func
+    """The database's time: UTC, microseconds, the same throughout one statement."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "now"
+
+
+class exact_text(FunctionElement[str]):  # noqa: N801  used like sqlalchemy.func
+    """Text compared as Python does: by code point, case and trailing blanks included."""
+
+    type = String()
+    inherit_cache = True
+    name = "exact_text"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: SQLCompiler, **_: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: SQLCompiler, **_: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(now, "mysql", "mariadb")
+def _now_mariadb(element: now, compiler: SQLCompiler, **_: Any) -> str:
+    return "utc_timestamp(6)"
+
+
+@compiles(from_now, "postgresql")
+def _from_now_postgresql(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+@compiles(from_now, "sqlite")
+def _from_now_sqlite(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({compiler.process(element.clauses, **kw)}) || ' seconds')"
+
+
+@compiles(from_now, "mysql", "mariadb")
+def _from_now_mariadb(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
+    microseconds = f"round(1000000 * {compiler.process(element.clauses, **kw)})"
+    return f"(utc_timestamp(6) + interval {microseconds} microsecond)"
+
+
+@compiles(exact_text)
+def _exact_text_sqlite(element: exact_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} COLLATE BINARY)"
+
+
+@compiles(exact_text, "postgresql")
+def _exact_text_postgresql(element: exact_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return f'({compiler.process(element.clauses, **kw)} COLLATE "C")'
+
+
+@compiles(exact_text, "mysql", "mariadb")
+def _exact_text_mariadb(element: exact_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **kw)} AS BINARY)"

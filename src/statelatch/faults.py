@@ -1,0 +1,169 @@
+"""PURE: what a driver's error means. The only file that judges one.
+
+Each database has a table from its own error codes to a `Meaning`; where a table is silent the *phase* decides,
+which the caller knows and no error tells: a COMMIT whose acknowledgement is lost looks the same whether it was
+written or not. Messages are never read. The measured table behind this one is in the project's `faults.md`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from sqlalchemy.engine import Engine
+
+__all__ = ["Contention", "Meaning", "judge", "meaning_of"]
+
+
+class Meaning(Enum):
+    """What is to be done about an error."""
+
+    RETRY = auto()  # nothing was written and the database is there: roll back, try again, bounded
+    FAILURE = auto()  # nothing was written: try another connection
+    LOST = auto()  # the connection is gone: a FAILURE before COMMIT, AMBIGUOUS during it
+    AMBIGUOUS = auto()  # it may have been written: verify by token
+    FATAL = auto()  # neither helps: raise it as it is
+
+
+class Contention(ConnectionFailureError):  # noqa: N818  named after what it is; the family's name is its base's
+    """The database was too busy with others for this transaction: nothing was written.
+
+    It is tried again a few times; after that it is the `ConnectionFailureError` that it is by its class.
+    """
+
+
+SQLITE = {
+    "SQLITE_BUSY": Meaning.RETRY,  # at COMMIT too: not written, the transaction is still open
+    "SQLITE_BUSY_RECOVERY": Meaning.RETRY,
+    "SQLITE_BUSY_SNAPSHOT": Meaning.RETRY,
+    "SQLITE_BUSY_TIMEOUT": Meaning.RETRY,
+    "SQLITE_LOCKED": Meaning.RETRY,
+    "SQLITE_LOCKED_SHAREDCACHE": Meaning.RETRY,
+    "SQLITE_CANTOPEN": Meaning.FAILURE,
+    "SQLITE_READONLY": Meaning.FAILURE,
+    "SQLITE_READONLY_DBMOVED": Meaning.FAILURE,
+    "SQLITE_FULL": Meaning.FAILURE,
+    "SQLITE_NOTADB": Meaning.FATAL,
+    "SQLITE_CORRUPT": Meaning.FATAL,
+}
+"""By `sqlite3.Error.sqlite_errorname` (https://sqlite.org/rescode.html); every IOERR is a lost connection."""
+
+POSTGRESQL = {
+    "40001": Meaning.RETRY,  # serialization failure
+    "40P01": Meaning.RETRY,  # deadlock
+    "55P03": Meaning.RETRY,  # lock not available
+    "57014": Meaning.RETRY,  # query cancelled, by statement_timeout for instance
+    "40003": Meaning.AMBIGUOUS,
+    "08007": Meaning.AMBIGUOUS,
+    "25006": Meaning.FAILURE,  # read-only: a demoted primary
+}
+"""By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+POSTGRESQL_CLASSES = {"08": Meaning.LOST, "53": Meaning.FAILURE, "57P": Meaning.LOST}
+"""By the first characters of the SQLSTATE: connection exceptions, resources, operator intervention."""
+
+MARIADB = {
+    1205: Meaning.RETRY,  # lock wait: only the statement was undone
+    1213: Meaning.RETRY,  # deadlock
+    1317: Meaning.RETRY,  # interrupted
+    1020: Meaning.RETRY,  # the record changed: read again
+    1040: Meaning.FAILURE,  # too many connections
+    1053: Meaning.LOST,  # shutting down
+    1290: Meaning.FAILURE,  # read-only, as are the next two
+    1792: Meaning.FAILURE,
+    1836: Meaning.FAILURE,
+    1927: Meaning.LOST,  # killed
+    2002: Meaning.LOST,  # cannot connect, as is the next
+    2003: Meaning.LOST,
+    2006: Meaning.LOST,  # gone away
+    2013: Meaning.LOST,  # lost during the query
+    4031: Meaning.LOST,  # idle for too long
+}
+"""By error number (https://mariadb.com/kb/en/mariadb-error-code-reference/)."""
+
+
+def _sqlite(error: Any) -> Meaning | None:
+    name = getattr(error, "sqlite_errorname", "")
+    return Meaning.LOST if name.startswith("SQLITE_IOERR") else SQLITE.get(name)
+
+
+def _postgresql(error: Any) -> Meaning | None:
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        # psycopg raises an OperationalError without SQLSTATE only where the server did not answer
+        return Meaning.LOST if type(error).__name__ in {"OperationalError", "ConnectionTimeout"} else None
+    classes = (POSTGRESQL_CLASSES.get(state[:length]) for length in (2, 3))
+    return POSTGRESQL.get(state) or next((meaning for meaning in classes if meaning), None)
+
+
+def _mariadb(error: Any) -> Meaning | None:
+    number = error.args[0] if error.args else None
+    return MARIADB.get(number) if isinstance(number, int) else None
+
+
+CLASSIFIERS: dict[str, Callable[[Any], Meaning | None]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgresql,
+    "mysql": _mariadb,
+    "mariadb": _mariadb,
+}
+
+
+def meaning_of(error: BaseException, phase: Phase, dialect: str) -> Meaning:
+    """What this error means.
+
+    Args:
+        error: as SQLAlchemy, its pool or the operating system raised it.
+        phase: how far the statement had come; `COMMIT` for a statement in AUTOCOMMIT, too.
+        dialect: SQLAlchemy's name of the dialect.
+    """
+    if isinstance(error, PoolTimeoutError):
+        return Meaning.FAILURE
+    meaning = _coded(error, phase, dialect)
+    if meaning is Meaning.LOST:
+        return Meaning.AMBIGUOUS if phase is Phase.COMMIT else Meaning.FAILURE
+    return meaning
+
+
+def _coded(error: BaseException, phase: Phase, dialect: str) -> Meaning:
+    if isinstance(error, OSError):
+        return Meaning.LOST
+    if not isinstance(error, DBAPIError):
+        return Meaning.FATAL
+    classify = CLASSIFIERS.get(dialect)
+    known = classify(error.orig) if classify else None
+    if known is not None:
+        return known
+    nobody_there = phase is Phase.CONNECT and isinstance(error, OperationalError | InterfaceError)
+    return Meaning.LOST if error.connection_invalidated or nobody_there else Meaning.FATAL
+
+
+def judge(
+    error: BaseException, phase: Phase, engine: Engine, token: UUID | None = None, key: object = None
+) -> BaseException:
+    """The exception to raise for this error; the error itself if it is to be raised as it is."""
+    database = engine.url.render_as_string(hide_password=True)
+    detail = str(getattr(error, "orig", None) or error).strip().splitlines()[0:1]
+    about: dict[str, Any] = {
+        "phase": phase,
+        "database": database,
+        "detail": (detail or [type(error).__name__])[0],
+    }
+    match meaning_of(error, phase, engine.dialect.name):
+        case Meaning.RETRY:
+            return Contention(**about)
+        case Meaning.AMBIGUOUS:
+            return OutcomeUnknownError(token=token, key=key, **about)
+        case Meaning.FATAL:
+            return error
+        case _:
+            return ConnectionFailureError(**about)

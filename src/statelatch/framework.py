@@ -1,0 +1,125 @@
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+"""What statelatch uses of python-statemachine beyond its documented interface, all of it in this file.
+
+The dependency is pinned to the versions for which `tests/unit/test_framework.py`, the contract of this file,
+holds. Nothing here knows SQL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from statemachine.callbacks import SpecReference
+from statemachine.event import BoundEvent
+from statemachine.spec_parser import UnsupportedExpression, operator_mapping, parse_boolean_expr, replace_operators
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from statemachine import State, StateChart
+    from statemachine.callbacks import CallbackSpec
+    from statemachine.transition import Transition
+
+__all__ = [
+    "callbacks_of",
+    "event_ids",
+    "false_guards",
+    "guard_expression",
+    "handles_errors",
+    "has_listeners",
+    "is_name",
+    "is_unless",
+    "names_in",
+    "send",
+    "would_call",
+]
+
+ERROR_EVENT = "error.execution"
+
+
+def event_ids(machine: type[StateChart[Any]]) -> tuple[str, ...]:
+    """The machine's events, in the order of their declaration."""
+    return tuple(event.id for event in machine._events)  # noqa: SLF001
+
+
+def has_listeners(machine: type[StateChart[Any]]) -> bool:
+    """Whether the class declares listeners, which may bring callbacks and guards that no class shows."""
+    return bool(machine._class_listeners)  # noqa: SLF001
+
+
+def callbacks_of(owner: State | Transition) -> Iterable[CallbackSpec]:
+    """Every callback and guard of a state or transition."""
+    return iter(owner._specs)  # noqa: SLF001
+
+
+def is_name(spec: CallbackSpec) -> bool:
+    """Whether the callback is a name or an expression of names, not a callable or a property."""
+    return spec.reference is SpecReference.NAME
+
+
+def is_unless(spec: CallbackSpec) -> bool:
+    """Whether a guard stands under `unless`: the transition runs where it is false."""
+    return spec.expected_value is False
+
+
+def would_call(spec: CallbackSpec, names: frozenset[str]) -> bool:
+    """Whether the callback is called where these names exist; a conventional name need not exist."""
+    return not spec.is_convention or spec.func in names
+
+
+def guard_expression(spec: CallbackSpec) -> str:
+    """The guard as Python spells it: `!a ^ b` is `not a and b`."""
+    return replace_operators(str(spec.func)).strip()
+
+
+def names_in(spec: CallbackSpec) -> set[str]:
+    """The names that a callback refers to.
+
+    Raises:
+        ValueError: it is not an expression that python-statemachine takes.
+    """
+    if not is_name(spec):
+        return set()
+    if not spec.may_contain_boolean_expression:
+        return {str(spec.func)}
+    names: set[str] = set()
+
+    def collect(name: str) -> Callable[..., bool]:
+        def stand_in(*_: object, **__: object) -> bool:
+            return True
+
+        names.add(name)
+        return stand_in
+
+    try:
+        parse_boolean_expr(spec.func, collect, operator_mapping)
+    except (SyntaxError, UnsupportedExpression, KeyError) as error:
+        raise ValueError(f"{spec.func!r} is not a guard expression of python-statemachine ({error!r})") from error
+    return names
+
+
+def handles_errors(machine: type[StateChart[Any]]) -> bool:
+    """Whether the chart has a transition for errors that it catches as events."""
+    return any(
+        transition.match(ERROR_EVENT) for state in machine.states_map.values() for transition in state.transitions
+    )
+
+
+def send(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> None:
+    """Send an event; what the callbacks return is not used."""
+    BoundEvent(event, name=event, _sm=machine)(**params)
+
+
+def false_guards(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The guards that keep the event's transitions from running now, one for each, as the machine spells them."""
+    trigger = BoundEvent(event, name=event, _sm=machine).build_trigger(machine=machine, **params)
+    false: list[str] = []
+    for state in machine.configuration:
+        for transition in state.transitions:
+            if not transition.initial and transition.match(event):
+                engine: Any = machine._engine  # noqa: SLF001
+                args, kwargs = engine._get_args_kwargs(transition, trigger)  # noqa: SLF001
+                guards = machine._callbacks[transition.cond.key]  # noqa: SLF001
+                false += [str(guard.meta) for guard in guards if not guard.call(*args, **kwargs)][:1]
+    return tuple(false)

@@ -1,0 +1,365 @@
+"""PURE: the order of steps of each verb, as generators. The only file that orders.
+
+A plan yields commands (`Execute`, `Fire`), is sent their replies and returns the verb's result; what went
+wrong is thrown into it. It never sees a connection, so a test drives it with scripted replies, and sync and
+async share it whole. See PEP 342 for the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from statelatch.errors import (
+    Reason,
+    RequestError,
+    RowNotFoundError,
+    StaleVersionError,
+    TransitionRefusedError,
+)
+from statelatch.faults import Contention
+from statelatch.interpreter import Fired, Firing, Refused
+from statelatch.records import Snapshot, Transitioned
+from statelatch.statements import (
+    AT_COLUMN,
+    EXPECTED,
+    STATE_COLUMN,
+    TOKEN_COLUMN,
+    VERSION_COLUMN,
+    EventStatements,
+    Statements,
+    guard_column,
+    token_parameter,
+    value_parameters,
+)
+from statelatch.tokens import mint, source_number, variants
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sqlalchemy import Executable
+
+__all__ = ["Execute", "Fire", "Plan", "Reply", "create", "load", "send"]
+
+TRIES = 3
+"""How often a lost race, or a transaction that the database broke off, is begun anew."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Statements of one transaction of its own, committed together.
+
+    It ends early, still committing, after a statement that matched no row.
+
+    Attributes:
+        statements: each with its parameters.
+        token: what the transaction leaves in the row, for an `OutcomeUnknownError`.
+        key: which row, likewise.
+    """
+
+    statements: tuple[tuple[Executable, Mapping[str, Any]], ...]
+    token: UUID | None = None
+    key: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a transaction answered: rows matched by its first statement, rows returned by its last."""
+
+    matched: int
+    rows: Sequence[Row] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """Run the Python machine for one row; the reply is `Fired` or `Refused`."""
+
+    firing: Firing
+
+
+Result = TypeVar("Result")
+Plan = Generator[Execute | Fire, Any, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """The row changed between reading and writing; nothing was written."""
+
+    version: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One call of `send`: what stays the same through its tries."""
+
+    statements: EventStatements
+    key: Any
+    key_values: Mapping[str, Any]
+    expected_version: int | None
+    token: UUID
+    resent: bool
+    params: Mapping[str, Any]
+
+    @property
+    def table(self) -> str:
+        return self.statements.mapping.table
+
+    def parameters(self, names: Mapping[str, bool], version: int | None) -> dict[str, Any]:
+        """Everything that a statement of this event binds."""
+        own = bound_parameters(self.statements.event, names, self.params)
+        sources = len(self.statements.sources)
+        tokens = {token_parameter(n): variant for n, variant in enumerate(variants(self.token, sources))}
+        at_version = {} if version is None else {EXPECTED: version}
+        return {**own, **self.key_values, **tokens, **at_version}
+
+    def transitioned(self, row: Row, source: Any) -> Transitioned:
+        return Transitioned(
+            key=self.key,
+            event=self.statements.event,
+            source=source,
+            target=row[STATE_COLUMN],
+            version=row[VERSION_COLUMN],
+            token=row[TOKEN_COLUMN],
+            at=row[AT_COLUMN],
+        )
+
+    def mine(self, row: Row) -> Transitioned | None:
+        """The transition, if the row's token says that it was this call's."""
+        sources = self.statements.sources
+        number = source_number(self.token, row[TOKEN_COLUMN], len(sources))
+        return None if number is None else self.transitioned(row, sources[number])
+
+    def stale(self, version: int, state: Any, expected: int | None) -> StaleVersionError:
+        return StaleVersionError(
+            table=self.table,
+            key=self.key,
+            event=self.statements.event,
+            expected_version=expected,
+            actual_version=version,
+            state=state,
+        )
+
+    def refused(self, version: int, state: Any, guards: tuple[str, ...]) -> TransitionRefusedError:
+        sources = self.statements.sources
+        return TransitionRefusedError(
+            table=self.table,
+            key=self.key,
+            event=self.statements.event,
+            state=state,
+            version=version,
+            reason=Reason.GUARD if state in sources else Reason.STATE,
+            guards=guards,
+            sources=sources,
+        )
+
+
+def send(
+    statements: Statements,
+    key: Any,
+    event: str,
+    *,
+    expected_version: int | None,
+    token: UUID | None,
+    params: Mapping[str, Any],
+) -> Plan[Transitioned]:
+    """Apply one event to one row: see `PersistenceAdapter.send`."""
+    of_event = statements.event(event)
+    check_datetimes(params)
+    sending = _Sending(
+        of_event,
+        key,
+        statements.mapping.key_values(key),
+        expected_version,
+        token or mint(),
+        token is not None,
+        params,
+    )
+    sending.parameters(of_event.parameters, None)  # a missing parameter is told before anything is sent
+    attempt = _compiled if of_event.compiled else _interpreted
+    lost: _Lost | None = None
+    for tries_left in reversed(range(TRIES)):
+        try:
+            outcome = yield from attempt(sending)
+        except Contention:
+            if not tries_left:
+                raise
+            continue
+        if isinstance(outcome, Transitioned):
+            return outcome
+        lost = outcome
+    assert lost is not None, "the last try returns or raises"  # noqa: S101
+    raise sending.stale(lost.version, lost.state, expected_version)
+
+
+def _compiled(sending: _Sending) -> Plan[Transitioned | _Lost]:
+    """One UPDATE; the database decides."""
+    statements, version = sending.statements, sending.expected_version
+    reply: Reply = yield _write(
+        sending, statements.compiled_update(at_version=version is not None, resent=sending.resent), version
+    )
+    if reply.matched:
+        row = reply.rows[0]
+        return sending.mine(row) or sending.transitioned(row, statements.sources[0])
+    return (yield from _diagnose(sending, version))
+
+
+def _interpreted(sending: _Sending) -> Plan[Transitioned | _Lost]:
+    """Read, run the machine, and write on the version that was read."""
+    mapping, statements = sending.statements.mapping, sending.statements
+    snapshot, token = yield from _load(statements.of_mapping, sending.key, statements.event)
+    if source_number(sending.token, token, len(statements.sources)) is not None:
+        return (yield from _diagnose(sending, sending.expected_version))
+    if sending.expected_version not in {None, snapshot.version}:
+        raise sending.stale(snapshot.version, snapshot.state, sending.expected_version)
+    firing = Firing(mapping.machine, mapping.entity, mapping.state, snapshot.values, statements.event, sending.params)
+    fired: Fired | Refused = yield Fire(firing)
+    if isinstance(fired, Refused):
+        raise sending.refused(snapshot.version, snapshot.state, fired.guards)
+    reply: Reply = yield _write_fired(sending, snapshot, fired)
+    if reply.matched:
+        return sending.transitioned(reply.rows[0], snapshot.state)
+    return (yield from _diagnose(sending, snapshot.version))
+
+
+def _write(sending: _Sending, update: Executable, version: int | None) -> Execute:
+    parameters = sending.parameters(sending.statements.parameters, version)
+    return _transaction(sending, update, parameters)
+
+
+def _write_fired(sending: _Sending, snapshot: Snapshot, fired: Fired) -> Execute:
+    mapping, statements = sending.statements.mapping, sending.statements
+    kept = {mapping.version, mapping.token, *(column.key for column in mapping.key_columns)}
+    if touched := kept & set(fired.changes):
+        raise RequestError(
+            f"{mapping.table} {sending.key}: a callback of {statements.event!r} changed {', '.join(sorted(touched))}, "
+            "which only statelatch writes; nothing was written. Take that out of the callback."
+        )
+    check_datetimes(fired.changes)
+    edge = next(edge for edge in statements.edges if edge.transition is fired.steps[0].transition)
+    update = statements.interpreted(edge, fired.steps, tuple(fired.changes))
+    values = value_parameters({**fired.changes, mapping.state: fired.target})
+    parameters = sending.parameters(update.parameters, snapshot.version) | values
+    return _transaction(sending, update.statement, parameters)
+
+
+def _transaction(sending: _Sending, update: Executable, parameters: Mapping[str, Any]) -> Execute:
+    of_mapping = sending.statements.of_mapping
+    reread = () if of_mapping.update_returning else ((of_mapping.reread, sending.key_values),)
+    return Execute(((update, parameters), *reread), sending.token, sending.key)
+
+
+def _diagnose(sending: _Sending, version: int | None) -> Plan[Transitioned | _Lost]:
+    """Why an UPDATE matched no row, asked in a new transaction: an old snapshot would not tell.
+
+    `version` is the one that the UPDATE asked for. The token comes first: a repeated statement may have met
+    its own earlier write.
+    """
+    statements = sending.statements
+    parameters = sending.parameters(statements.parameters, None)
+    reply: Reply = yield Execute(((statements.diagnosis, parameters),))
+    if not reply.rows:
+        raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
+    row = reply.rows[0]
+    if mine := sending.mine(row):
+        return mine
+    state, actual = row[STATE_COLUMN], row[VERSION_COLUMN]
+    statements.mapping.known_state(sending.key, state)
+    if sending.expected_version not in {None, actual}:
+        raise sending.stale(actual, state, sending.expected_version)
+    if version not in {None, actual}:
+        return _Lost(actual, state)
+    false_guards = [_false_guard(statements, row, n) for n, edge in enumerate(statements.edges) if edge.source == state]
+    if all(guard is not None for guard in false_guards):
+        raise sending.refused(actual, state, tuple(guard for guard in false_guards if guard is not None))
+    return _Lost(actual, state)
+
+
+def _false_guard(statements: EventStatements, row: Row, number: int) -> str | None:
+    """The first guard of an edge that the diagnosis found false."""
+    guards = enumerate(statements.edges[number].guards)
+    return next(
+        (guard.label for m, guard in guards if guard.truth is not None and not row[guard_column(number, m)]),
+        None,
+    )
+
+
+def load(statements: Statements, key: Any) -> Plan[Snapshot]:
+    """Read one row: see `PersistenceAdapter.load`."""
+    snapshot, _ = yield from _load(statements, key, "load")
+    return snapshot
+
+
+def _load(statements: Statements, key: Any, event: str) -> Plan[tuple[Snapshot, UUID | None]]:
+    mapping = statements.mapping
+    reply: Reply = yield Execute(((statements.load, mapping.key_values(key)),))
+    if not reply.rows:
+        raise RowNotFoundError(table=mapping.table, key=key, event=event)
+    values = dict(reply.rows[0])
+    return snapshot_of(statements, values), values[mapping.token]
+
+
+def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
+    """Insert a row in the initial state: see `PersistenceAdapter.create`."""
+    mapping = statements.mapping
+    _check_new(statements, values)
+    initial = mapping.initial
+    if statements.initial_runs_python:
+        blank = {**dict.fromkeys(mapping.columns), **values}
+        fired: Fired = yield Fire(Firing(mapping.machine, mapping.entity, mapping.state, blank, None, {}))
+        values, initial = {**values, **fired.changes}, fired.target
+    token = mint()
+    row = {**values, mapping.state: initial, mapping.version: 1, mapping.token: token}
+    entered = mapping.known_state(None, initial).id
+    insert, parameters = statements.insert(row, entered), value_parameters(row)
+    key = tuple(values.get(mapping.attribute(column)) for column in mapping.key_columns)
+    reply: Reply = yield Execute(((insert, parameters), *statements.after_insert(values)), token, key)
+    return snapshot_of(statements, dict(reply.rows[0]))
+
+
+def _check_new(statements: Statements, values: Mapping[str, Any]) -> None:
+    mapping = statements.mapping
+    check_datetimes(values)
+    for name in values:
+        if name not in mapping.columns:
+            raise RequestError(f"{mapping.table}: no column {name!r}; it has {', '.join(mapping.columns)}")
+        if name in {mapping.state, mapping.version, mapping.token}:
+            raise RequestError(f"{mapping.table}: {name!r} is written by statelatch; leave it out; nothing was written")
+
+
+def snapshot_of(statements: Statements, values: Mapping[str, Any]) -> Snapshot:
+    """A row as a snapshot.
+
+    Raises:
+        UnknownStateError: the machine lacks the stored state.
+    """
+    mapping = statements.mapping
+    key, state = mapping.key_of(values), values[mapping.state]
+    mapping.known_state(key, state)
+    return Snapshot(key=key, state=state, version=values[mapping.version], values=values)
+
+
+def bound_parameters(event: str, names: Mapping[str, bool], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the event's parameters that a statement binds.
+
+    Raises:
+        RequestError: a required one is missing.
+    """
+    missing = [name for name, required in names.items() if required and name not in params]
+    if missing:
+        raise RequestError(
+            f"{event!r} needs {', '.join(map(repr, missing))}, found {', '.join(params) or 'no parameters'}; "
+            "nothing was written. Pass it as a keyword argument."
+        )
+    return {name: params[name] for name in names if name in params}
+
+
+def check_datetimes(values: Mapping[str, Any]) -> None:
+    """Refuse naive datetimes: every instant is in UTC, and a naive one does not say where it is."""
+    for name, value in values.items():
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise RequestError(f"{name}: naive datetime {value!r}; say which zone it is in; nothing was written")
