@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, Phase
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["Contention", "Meaning", "judge", "meaning_of"]
+__all__ = ["Contention", "Meaning", "is_duplicate", "judge", "meaning_of"]
 
 
 class Meaning(Enum):
@@ -167,3 +167,13 @@ def judge(
             return error
         case _:
             return ConnectionFailureError(**about)
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether a row with the same unique value exists already."""
+    if not isinstance(error, IntegrityError):
+        return False
+    origin: Any = error.orig
+    number = origin.args[0] if origin.args else None
+    name, state = getattr(origin, "sqlite_errorname", None), getattr(origin, "sqlstate", None)
+    return state == "23505" or number == 1062 or name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}

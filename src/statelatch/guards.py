@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from statemachine.callbacks import CallbackSpec
 
-__all__ = ["Names", "Truth", "Untranslatable", "all_of", "translate"]
+__all__ = ["PARAMETER", "Names", "Truth", "Untranslatable", "all_of", "event_parameter", "translate"]
 
 ENGINE_ARGUMENTS = frozenset(
     {
@@ -58,6 +58,14 @@ _ORDERINGS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+PARAMETER = "param_"
+
+
+def event_parameter(name: str) -> str:
+    """Name under which an event's parameter is bound: SQLAlchemy keeps the columns' names for itself."""
+    return PARAMETER + name
 
 
 class Untranslatable(Exception):  # noqa: N818  a finding, not a failure: the event is interpreted
@@ -221,9 +229,8 @@ def _call(name: str, method: Callable[..., Any], function: Callable[..., Any]) -
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} or parameter.name in ENGINE_ARGUMENTS:
             raise Untranslatable(f"guard {name!r} takes {parameter}, which SQL does not have")
         required = parameter.default is parameter.empty
-        arguments[parameter.name] = (
-            bindparam(parameter.name) if required else bindparam(parameter.name, parameter.default)
-        )
+        bound = event_parameter(parameter.name)
+        arguments[parameter.name] = bindparam(bound) if required else bindparam(bound, parameter.default)
     return _expression(method(**arguments))
 
 

@@ -16,10 +16,12 @@ from sqlalchemy import BindParameter, Column, ColumnElement, Integer, String, Uu
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
 from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import visitors
 from statemachine import State, StateChart
 
 from statelatch import framework
 from statelatch.errors import ConfigurationError, RequestError, UnknownStateError
+from statelatch.guards import event_parameter
 from statelatch.interpreter import detached
 
 if TYPE_CHECKING:
@@ -207,7 +209,7 @@ def _check_machine(machine: object) -> None:
 
 def _check_entity(entity: type[Any]) -> None:
     try:
-        mapper: Any = inspect_entity(entity)
+        mapper: object = inspect_entity(entity)
     except (NoInspectionAvailable, SQLAlchemyError) as error:
         raise ConfigurationError(f"entity: expected a declarative class, found {entity!r} ({error})") from error
     if not isinstance(mapper, Mapper):
@@ -292,17 +294,27 @@ def _check_assigns(mapping: MachineMapping) -> None:
 def _check_assigned(where: str, value: object) -> None:
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ConfigurationError(f"{where}: naive datetime {value!r}; say which zone it is in")
-    if isinstance(value, BindParameter) and str(cast("BindParameter[Any]", value).key).startswith("latch_"):
-        raise ConfigurationError(f"{where}: parameter names that begin with 'latch_' are statelatch's own; rename it")
 
 
 def _as_expression(column: Column[Any], value: object) -> ColumnElement[Any]:
-    """A value of `assigns` as the column takes it: a bindparam of no type gets the column's."""
+    """A value of `assigns` as the column takes it; a bindparam of no type gets the column's."""
     if isinstance(value, BindParameter):
-        bound = cast("BindParameter[Any]", value)
-        default: Any = {} if bound.required else {"value": bound.value, "required": False}
-        return bindparam(bound.key, type_=column.type, **default) if isinstance(bound.type, types.NullType) else bound
-    return cast("ColumnElement[Any]", value) if isinstance(value, ColumnElement) else literal(value, column.type)
+        return _as_event_parameter(cast("BindParameter[Any]", value), column.type)
+    if not isinstance(value, ColumnElement):
+        return literal(value, column.type)
+
+    def rename(element: object, **_: object) -> ColumnElement[Any] | None:
+        bound = isinstance(element, BindParameter) and not cast("BindParameter[Any]", element).unique
+        return _as_event_parameter(cast("BindParameter[Any]", element)) if bound else None
+
+    return cast("ColumnElement[Any]", visitors.replacement_traverse(cast("Any", value), {}, rename))
+
+
+def _as_event_parameter(bound: BindParameter[Any], kind: types.TypeEngine[Any] | None = None) -> ColumnElement[Any]:
+    """The user's bindparam under the name by which event parameters are bound."""
+    use = kind if isinstance(bound.type, types.NullType) else bound.type
+    name = event_parameter(bound.key)
+    return bindparam(name, type_=use) if bound.required else bindparam(name, bound.value, type_=use)
 
 
 def _check_callbacks(mapping: MachineMapping) -> None:

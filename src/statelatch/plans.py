@@ -20,6 +20,7 @@ from statelatch.errors import (
     TransitionRefusedError,
 )
 from statelatch.faults import Contention
+from statelatch.guards import event_parameter
 from statelatch.interpreter import Fired, Firing, Refused
 from statelatch.records import Snapshot, Transitioned
 from statelatch.statements import (
@@ -355,7 +356,7 @@ def bound_parameters(event: str, names: Mapping[str, bool], params: Mapping[str,
             f"{event!r} needs {', '.join(map(repr, missing))}, found {', '.join(params) or 'no parameters'}; "
             "nothing was written. Pass it as a keyword argument."
         )
-    return {name: params[name] for name in names if name in params}
+    return {event_parameter(name): params[name] for name in names if name in params}
 
 
 def check_datetimes(values: Mapping[str, Any]) -> None:

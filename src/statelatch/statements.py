@@ -47,7 +47,7 @@ from statemachine.transition import Transition
 
 from statelatch import framework
 from statelatch.expressions import now
-from statelatch.guards import Truth, Untranslatable, all_of, translate
+from statelatch.guards import PARAMETER, Truth, Untranslatable, all_of, translate
 from statelatch.records import Explanation
 
 if TYPE_CHECKING:
@@ -492,6 +492,7 @@ def _parameters(clauses: Iterable[Any]) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for clause in clauses:
         for node in visitors.iterate(clause):
-            if isinstance(node, BindParameter) and not node.unique and not str(node.key).startswith("latch_"):
-                found[str(node.key)] = found.get(str(node.key), False) or bool(node.required)
+            if isinstance(node, BindParameter) and str(node.key).startswith(PARAMETER):
+                name = str(node.key).removeprefix(PARAMETER)
+                found[name] = found.get(name, False) or bool(node.required)
     return found

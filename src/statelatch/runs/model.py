@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import JSON, ColumnElement, Computed, Index, String, Text, Uuid, and_, bindparam, case, func
+from sqlalchemy import JSON, BigInteger, ColumnElement, Computed, Index, String, Text, Uuid, and_, bindparam, case, func
 from sqlalchemy import column as named
 from sqlalchemy import false as sql_false
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
@@ -52,8 +52,8 @@ class RunColumns(TransitionColumns):
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime(), default=None)
     error: Mapped[str | None] = mapped_column(String(ERROR_LENGTH), default=None)
     error_type: Mapped[str | None] = mapped_column(String(KEY_LENGTH), default=None)
-    progress_current: Mapped[int | None] = mapped_column(default=None)
-    progress_total: Mapped[int | None] = mapped_column(default=None)
+    progress_current: Mapped[int | None] = mapped_column(BigInteger(), default=None)
+    progress_total: Mapped[int | None] = mapped_column(BigInteger(), default=None)
     progress_step: Mapped[str | None] = mapped_column(Text(), default=None)
     params: Mapped[Any | None] = mapped_column(JSON(none_as_null=True), default=None)
     result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True), default=None)
@@ -134,7 +134,10 @@ class Run(RunColumns, Base):
     """A run: one execution of one function, with its whole story in one row."""
 
     __tablename__ = "statelatch_runs"
-    __table_args__ = (Index("ix_statelatch_runs_key_created", "key", "created_at"),)
+    __table_args__ = (
+        Index("ix_statelatch_runs_key_created", "key", "created_at"),
+        {"mysql_charset": "utf8mb4", "mariadb_charset": "utf8mb4"},
+    )
 
 
 def run_mapping(entity: type[Any] = Run) -> MachineMapping:

@@ -51,11 +51,13 @@ class Cancellation:
     Attributes:
         run_id: which run.
         state: the run's state after the cancel: `cancelled`, or `running` until its function stops.
+        version: the run's version after the cancel.
         written: True if the run is cancelled; False if it was asked to stop.
     """
 
     run_id: UUID
     state: str
+    version: int
     written: bool
 
 

@@ -1,0 +1,124 @@
+"""One run in this process, in memory: its cancel flag, hooks, progress, and the future of its end.
+
+No database: the manager writes, this remembers. Threads share it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from statelatch.runs.error_text import clean
+from statelatch.runs.records import Finalized, LogLine, Progress, Started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from statelatch.errors import NotAppliedError
+    from statelatch.runs.endings import Ending
+    from statelatch.runs.subscriptions import Subscriptions
+
+__all__ = ["Execution"]
+
+logger = logging.getLogger("statelatch.runs")
+
+
+class Execution:
+    """One run of one function in this process.
+
+    Args:
+        run_id: the run.
+        worker: owner of the lease; a new name for each attempt.
+        subscriptions: where its events go.
+    """
+
+    def __init__(self, run_id: UUID, worker: str, subscriptions: Subscriptions) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        self.attempt = 1
+        self.claimed = False
+        self.over = False
+        self.ending: Ending | None = None
+        self.refusal: NotAppliedError | None = None
+        self.finalized: Future[Finalized] = Future()
+        self.cancel_requested = threading.Event()
+        self._subscriptions = subscriptions
+        self._lock = threading.Lock()
+        self._cancel_hooks: list[Callable[[], object]] = []
+        self._close_hooks: list[Callable[[], object]] = []
+        self._progress: Progress | None = None
+        self._progress_saved = True
+
+    def started(self) -> None:
+        """Tell subscribers that the function begins."""
+        self.claimed = True
+        self._subscriptions.publish(Started(run_id=self.run_id, attempt=self.attempt))
+
+    def log(self, message: str) -> None:
+        """Tell subscribers a line."""
+        self._subscriptions.publish(LogLine(run_id=self.run_id, at=datetime.now(UTC), message=message))
+
+    def progress(self, current: int, total: int | None, step: str | None) -> None:
+        """Tell subscribers how far the function is, and keep it for the next heartbeat."""
+        said = Progress(run_id=self.run_id, current=current, total=total, step=None if step is None else clean(step))
+        with self._lock:
+            self._progress, self._progress_saved = said, False
+        self._subscriptions.publish(said)
+
+    @property
+    def last_progress(self) -> Progress | None:
+        """The last that the function said."""
+        return self._progress
+
+    def take_unsaved_progress(self) -> Progress | None:
+        """The last progress, if no heartbeat has taken it yet."""
+        with self._lock:
+            taken = None if self._progress_saved else self._progress
+            self._progress_saved = True
+        return taken
+
+    def request_cancel(self) -> None:
+        """Set the flag and call the hooks; the second time nothing happens."""
+        with self._lock:
+            if self.cancel_requested.is_set():
+                return
+            self.cancel_requested.set()
+            hooks, self._cancel_hooks = self._cancel_hooks, []
+        self._call(hooks)
+
+    def on_cancel(self, hook: Callable[[], object]) -> None:
+        """Keep the hook, or call it if the request has come already."""
+        with self._lock:
+            if not self.cancel_requested.is_set():
+                self._cancel_hooks.append(hook)
+                return
+        self._call([hook])
+
+    def on_close(self, hook: Callable[[], object]) -> None:
+        """Keep the hook for the end of the run."""
+        with self._lock:
+            self._close_hooks.append(hook)
+
+    def close(self, finalized: Finalized) -> bool:
+        """The run is over: tell everybody, once. Returns False if it was over already."""
+        with self._lock:
+            if self.over:
+                return False
+            self.over = True
+            self._cancel_hooks = []
+            hooks, self._close_hooks = self._close_hooks, []
+        self._subscriptions.publish(finalized)
+        self.finalized.set_result(finalized)
+        self._call(hooks)
+        return True
+
+    def _call(self, hooks: list[Callable[[], object]]) -> None:
+        for hook in hooks:
+            try:
+                hook()
+            except Exception:
+                logger.exception("run %s: a hook raised; the run's status is not affected", self.run_id)

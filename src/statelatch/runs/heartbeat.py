@@ -1,0 +1,56 @@
+"""The manager's heartbeat: one thread that keeps leases, saves progress, and learns of cancel requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from statelatch.errors import ConnectionFailureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Heartbeat"]
+
+logger = logging.getLogger("statelatch.runs")
+
+
+class Heartbeat:
+    """Calls `beat` again and again, until it is stopped.
+
+    Args:
+        beat: what to do; what it raises is logged, and the next beat comes all the same.
+        interval: seconds between two beats.
+    """
+
+    def __init__(self, beat: Callable[[], Any], interval: float) -> None:
+        self._beat = beat
+        self._interval = interval
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="statelatch-heartbeat", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current beat, and wait for it."""
+        self._stop.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self._beat()
+            except ConnectionFailureError as error:
+                logger.warning("no heartbeat, the next one comes in %s seconds: %s", self._interval, error)
+            except Exception:
+                logger.exception("no heartbeat, the next one comes in %s seconds", self._interval)

@@ -1,0 +1,123 @@
+"""One attempt, in the thread that runs it: claim the run, call the function, write the last word.
+
+Nothing escapes: whatever the function, its hooks or the databases do ends in one `Finalized`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from statelatch import plans
+from statelatch.errors import TransitionRefusedError
+from statelatch.runs import context, endings
+from statelatch.runs.plans import Answer, cancel_own, finalized, progress_params
+from statelatch.runs.records import Finalized, Outcome
+from statelatch.tokens import mint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from statelatch.plans import Plan
+    from statelatch.records import Transitioned
+    from statelatch.runs.connections import Connections
+    from statelatch.runs.endings import Ending
+    from statelatch.runs.execution import Execution
+    from statelatch.runs.statements import RunStatements
+
+__all__ = ["Call", "finish", "work"]
+
+logger = logging.getLogger("statelatch.runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function and its arguments."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        """Call it."""
+        return self.function(*self.args, **self.kwargs)
+
+
+def work(execution: Execution, call: Call, connections: Connections, lease: float) -> None:
+    """Run one attempt from claim to last word."""
+    claim = connections.ask(_claim(execution, lease))
+    if claim.refusal is not None:
+        _not_started(execution, claim, connections)
+    elif claim.via is None:
+        finish(execution, endings.failed(claim.failures[-1]), connections)
+    else:
+        execution.started()
+        finish(execution, _called(execution, call), connections)
+
+
+def _called(execution: Execution, call: Call) -> Ending:
+    try:
+        with context.entered(execution):
+            value = call()
+    except BaseException as error:  # noqa: BLE001  a thread's SystemExit ends its run, too
+        return endings.raised(error)
+    return endings.completed(execution.run_id, value)
+
+
+def _claim(execution: Execution, lease: float) -> Callable[[RunStatements], Plan[Transitioned]]:
+    token, params = mint(), {"worker": execution.worker, "lease": lease}
+    return lambda runs: plans.send(
+        runs.of_mapping, execution.run_id, "start", expected_version=None, token=token, params=params
+    )
+
+
+def _not_started(execution: Execution, claim: Answer[Transitioned], connections: Connections) -> None:
+    """The run may not start: it was cancelled while it waited, or is about to be."""
+    refusal = claim.refusal
+    if isinstance(refusal, TransitionRefusedError) and refusal.state == "pending":
+        finish(execution, endings.cancelled(), connections)
+        return
+    execution.refusal = refusal
+    said = finalized(execution.run_id, "cancelled", claim, None)
+    logger.info("run %s never started: %s", execution.run_id, refusal)
+    execution.close(said)
+
+
+def finish(execution: Execution, ending: Ending, connections: Connections) -> Finalized:
+    """Write a run's last word over the first connection that answers, and tell everybody.
+
+    Returns:
+        What became of it; never raises for what a database did.
+    """
+    execution.ending = ending
+    answer = connections.ask(_last_word(execution, ending))
+    execution.refusal = answer.refusal
+    said = finalized(execution.run_id, ending.target, answer, ending.error)
+    _log(said, answer)
+    execution.close(said)
+    return said
+
+
+def _last_word(execution: Execution, ending: Ending) -> Callable[[RunStatements], Plan[Transitioned]]:
+    """The same token over every connection: what had landed unacknowledged is recognised, not repeated."""
+    run_id, worker, token = execution.run_id, execution.worker, mint()
+    progress = progress_params(execution.last_progress)
+
+    def plan(runs: RunStatements) -> Plan[Transitioned]:
+        if ending.event == "cancel":
+            return cancel_own(runs, run_id, token, worker if execution.claimed else None, progress)
+        params = {**ending.params, **progress, "worker": worker}
+        return plans.send(runs.of_mapping, run_id, ending.event, expected_version=None, token=token, params=params)
+
+    return plan
+
+
+def _log(said: Finalized, answer: Answer[Transitioned]) -> None:
+    match said.outcome:
+        case Outcome.NO_OP:
+            logger.info("run %s: %s not written: %s", said.run_id, said.target, answer.refusal)
+        case Outcome.UNSAVED:
+            logger.warning("run %s: %s could not be saved, no connection answered", said.run_id, said.target)
+        case Outcome.APPLIED:
+            logger.debug("run %s: %s at version %s via %s", said.run_id, said.state, said.version, said.via)
