@@ -29,10 +29,11 @@ from statemachine.contrib.diagram.renderers.mermaid import MermaidRenderer
 from statemachine.contrib.diagram.renderers.table import TransitionTableRenderer
 
 from statelatch import framework
+from statelatch.edges import Edge, Guard
 from statelatch.errors import ConfigurationError, RequestError
 from statelatch.guards import PARAMETER
 from statelatch.references import load_machine
-from statelatch.statements import Edge, Guard, Statements
+from statelatch.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
