@@ -17,12 +17,15 @@ __all__ = ["TransitionColumns", "UTCDateTime", "from_now", "now", "state_text"]
 
 
 def state_text(length: int) -> String:
-    """A text type for state values, compared to the letter on every database.
+    """A text type for state values, compared to the letter on every database, trailing blanks included.
+
+    On MySQL, which has no such collation for older servers, trailing blanks are ignored.
 
     Args:
         length: in characters; at least that of the longest state value.
     """
-    return String(length).with_variant(String(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+    mysql, mariadb = (String(length, collation=name) for name in ("utf8mb4_bin", "utf8mb4_nopad_bin"))
+    return String(length).with_variant(mysql, "mysql").with_variant(mariadb, "mariadb")
 
 
 class TransitionColumns:

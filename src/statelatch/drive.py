@@ -51,9 +51,10 @@ def _transaction(command: Execute, engine: Engine) -> Reply:
     phase = Phase.CONNECT
     try:
         with engine.connect() as connection:
-            phase = Phase.COMMIT if _autocommits(connection, command) else Phase.EXECUTE
+            committing = Phase.COMMIT if command.writes else Phase.EXECUTE
+            phase = committing if _autocommits(connection, command) else Phase.EXECUTE
             reply = _execute(command, connection)
-            phase = Phase.COMMIT
+            phase = committing
             _commit(connection)
     except Exception as error:
         judged = faults.judge(error, phase, engine, command.token, command.key)

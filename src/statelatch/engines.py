@@ -27,7 +27,8 @@ _DRIVERS = {
 def open_engine(url: URL | str) -> Engine:
     """An engine for this URL.
 
-    SQLite files are put into WAL mode, so that readers and one writer do not wait for each other.
+    SQLite files are put into WAL mode, so that readers and one writer do not wait for each other; a writer waits
+    for another as long as the URL says (`?timeout=5`), by default `LOCK_TIMEOUT`.
     `mariadb://` and `mysql://` mean PyMySQL, the driver of the extra `mariadb`.
 
     Raises:
@@ -35,7 +36,8 @@ def open_engine(url: URL | str) -> Engine:
     """
     try:
         parsed = _with_driver(make_url(url))
-        arguments: dict[str, Any] = {"timeout": LOCK_TIMEOUT} if parsed.get_backend_name() == "sqlite" else {}
+        is_default = parsed.get_backend_name() == "sqlite" and "timeout" not in parsed.query
+        arguments: dict[str, Any] = {"timeout": LOCK_TIMEOUT} if is_default else {}
         engine = create_engine(parsed, connect_args=arguments)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"database URL: {error}; expected for instance sqlite:///runs.db") from error
@@ -48,8 +50,11 @@ def open_engine(url: URL | str) -> Engine:
 
 
 def reconnected(engine: Engine) -> Engine:
-    """An engine for the same database with the same settings, which shares no connection with this one."""
-    return create_engine(engine.url, pool=engine.pool.recreate())
+    """An engine for the same database with the same settings, which shares no connection with this one.
+
+    The dialect is the same object: what `create_engine` was told, as `isolation_level` or `json_serializer`, is in it.
+    """
+    return Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
 
 
 def is_in_memory(engine: Engine) -> bool:

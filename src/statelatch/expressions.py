@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["UTCDateTime", "exact_text", "from_now", "now"]
+__all__ = ["UTCDateTime", "exact_float", "exact_name", "exact_text", "from_now", "now"]
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -87,6 +87,22 @@ class exact_text(FunctionElement[str]):  # noqa: N801  used like sqlalchemy.func
     name = "exact_text"
 
 
+class exact_name(FunctionElement[str]):  # noqa: N801  used like sqlalchemy.func
+    """A state's text, to be compared for equality: to the letter, whatever the collation of its column."""
+
+    type = String()
+    inherit_cache = True
+    name = "exact_name"
+
+
+class exact_float(FunctionElement[float]):  # noqa: N801  used like sqlalchemy.func
+    """A float compared as Python does, which reads a single-precision 0.1 as 0.1; NULL where it is not a number."""
+
+    type = Float()
+    inherit_cache = True
+    name = "exact_float"
+
+
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: SQLCompiler, **_: Any) -> str:
     return "statement_timestamp()"
@@ -128,6 +144,23 @@ def _exact_text_postgresql(element: exact_text, compiler: SQLCompiler, **kw: Any
     return f'({compiler.process(element.clauses, **kw)} COLLATE "C")'
 
 
+@compiles(exact_name)
+@compiles(exact_float)
+def _as_it_is(element: exact_name | exact_float, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
 @compiles(exact_text, "mysql", "mariadb")
-def _exact_text_mariadb(element: exact_text, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"CAST({compiler.process(element.clauses, **kw)} AS BINARY)"
+@compiles(exact_name, "mysql", "mariadb")
+def _exact_text_mariadb(element: exact_text | exact_name, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"CAST(CONVERT({compiler.process(element.clauses, **kw)} USING utf8mb4) AS BINARY)"
+
+
+@compiles(exact_float, "postgresql")
+def _exact_float_postgresql(element: exact_float, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"nullif(CAST(CAST({compiler.process(element.clauses, **kw)} AS TEXT) AS FLOAT8), 'NaN')"
+
+
+@compiles(exact_float, "mysql", "mariadb")
+def _exact_float_mariadb(element: exact_float, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(concat({compiler.process(element.clauses, **kw)}) + 0e0)"

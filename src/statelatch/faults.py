@@ -43,19 +43,17 @@ class Contention(ConnectionFailureError):  # noqa: N818  named after what it is;
 
 SQLITE = {
     "SQLITE_BUSY": Meaning.RETRY,  # at COMMIT too: not written, the transaction is still open
-    "SQLITE_BUSY_RECOVERY": Meaning.RETRY,
-    "SQLITE_BUSY_SNAPSHOT": Meaning.RETRY,
-    "SQLITE_BUSY_TIMEOUT": Meaning.RETRY,
     "SQLITE_LOCKED": Meaning.RETRY,
-    "SQLITE_LOCKED_SHAREDCACHE": Meaning.RETRY,
+    "SQLITE_PROTOCOL": Meaning.RETRY,  # the race for the locks of a WAL file
+    "SQLITE_IOERR": Meaning.LOST,
     "SQLITE_CANTOPEN": Meaning.FAILURE,
     "SQLITE_READONLY": Meaning.FAILURE,
-    "SQLITE_READONLY_DBMOVED": Meaning.FAILURE,
     "SQLITE_FULL": Meaning.FAILURE,
     "SQLITE_NOTADB": Meaning.FATAL,
     "SQLITE_CORRUPT": Meaning.FATAL,
 }
-"""By `sqlite3.Error.sqlite_errorname` (https://sqlite.org/rescode.html); every IOERR is a lost connection."""
+"""By the primary code in `sqlite3.Error.sqlite_errorname` (https://sqlite.org/rescode.html): the extended codes,
+as SQLITE_BUSY_SNAPSHOT, mean what their primary code does."""
 
 POSTGRESQL = {
     "40001": Meaning.RETRY,  # serialization failure
@@ -77,6 +75,9 @@ MARIADB = {
     1317: Meaning.RETRY,  # interrupted
     1020: Meaning.RETRY,  # the record changed: read again
     1040: Meaning.FAILURE,  # too many connections
+    1044: Meaning.FATAL,  # access denied, as is the next
+    1045: Meaning.FATAL,
+    1049: Meaning.FATAL,  # unknown database
     1053: Meaning.LOST,  # shutting down
     1290: Meaning.FAILURE,  # read-only, as are the next two
     1792: Meaning.FAILURE,
@@ -92,8 +93,8 @@ MARIADB = {
 
 
 def _sqlite(error: Any) -> Meaning | None:
-    name = getattr(error, "sqlite_errorname", "")
-    return Meaning.LOST if name.startswith("SQLITE_IOERR") else SQLITE.get(name)
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return SQLITE.get("_".join(name.split("_")[:2]))
 
 
 def _postgresql(error: Any) -> Meaning | None:

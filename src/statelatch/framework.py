@@ -13,39 +13,65 @@ from typing import TYPE_CHECKING, Any
 from statemachine.callbacks import SpecReference
 from statemachine.event import BoundEvent
 from statemachine.spec_parser import UnsupportedExpression, operator_mapping, parse_boolean_expr, replace_operators
+from statemachine.utils import run_async_from_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from statemachine import State, StateChart
     from statemachine.callbacks import CallbackSpec
+    from statemachine.event_data import TriggerData
     from statemachine.transition import Transition
 
 __all__ = [
+    "ENGINE_ARGUMENTS",
     "callbacks_of",
+    "enters",
     "event_ids",
     "false_guards",
     "guard_expression",
     "handles_errors",
+    "has_async_callbacks",
     "has_listeners",
     "is_name",
     "is_unless",
     "names_in",
+    "names_on",
     "send",
     "would_call",
 ]
 
 ERROR_EVENT = "error.execution"
 
+ENGINE_ARGUMENTS = frozenset({"event", "event_data", "machine", "model", "source", "state", "target", "transition"})
+"""Arguments that the engine injects into callbacks. An event's own parameter of such a name is dropped."""
+
 
 def event_ids(machine: type[StateChart[Any]]) -> tuple[str, ...]:
-    """The machine's events, in the order of their declaration."""
-    return tuple(event.id for event in machine._events)  # noqa: SLF001
+    """The events that a transition has, in the order of their declaration."""
+    transitions = [transition for state in machine.states_map.values() for transition in state.transitions]
+    return tuple(
+        event.id
+        for event in machine._events  # noqa: SLF001
+        if any(not transition.initial and transition.match(event.id) for transition in transitions)
+    )
+
+
+def enters(machine: type[StateChart[Any]], transition: Transition) -> bool:
+    """Whether a transition of a flat machine runs the entry of its target."""
+    if transition.target is None:
+        return False
+    return machine.enable_self_transition_entries or not (transition.internal and transition.is_self)
 
 
 def has_listeners(machine: type[StateChart[Any]]) -> bool:
     """Whether the class declares listeners, which may bring callbacks and guards that no class shows."""
     return bool(machine._class_listeners)  # noqa: SLF001
+
+
+def names_on(machine: type[StateChart[Any]]) -> frozenset[str]:
+    """The names by which callbacks and guards find something on the machine; its states are not among them."""
+    return frozenset(dir(machine)) - machine._protected_attrs  # noqa: SLF001
 
 
 def callbacks_of(owner: State | Transition) -> Iterable[CallbackSpec]:
@@ -70,7 +96,8 @@ def would_call(spec: CallbackSpec, names: frozenset[str]) -> bool:
 
 def guard_expression(spec: CallbackSpec) -> str:
     """The guard as Python spells it: `!a ^ b` is `not a and b`."""
-    return replace_operators(str(spec.func)).strip()
+    expression = str(spec.func)  # a lone name is not parsed: a column may be called `v`, which else means `or`
+    return expression if expression.isidentifier() else replace_operators(expression).strip()
 
 
 def names_in(spec: CallbackSpec) -> set[str]:
@@ -106,6 +133,11 @@ def handles_errors(machine: type[StateChart[Any]]) -> bool:
     )
 
 
+def has_async_callbacks(machine: StateChart[Any]) -> bool:
+    """Whether the machine runs coroutines, in an event loop of its own if none is running in this thread."""
+    return machine._callbacks.has_async_callbacks  # noqa: SLF001
+
+
 def send(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> None:
     """Send an event; what the callbacks return is not used."""
     BoundEvent(event, name=event, _sm=machine)(**params)
@@ -114,12 +146,24 @@ def send(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> Non
 def false_guards(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> tuple[str, ...]:
     """The guards that keep the event's transitions from running now, one for each, as the machine spells them."""
     trigger = BoundEvent(event, name=event, _sm=machine).build_trigger(machine=machine, **params)
-    false: list[str] = []
-    for state in machine.configuration:
-        for transition in state.transitions:
-            if not transition.initial and transition.match(event):
-                engine: Any = machine._engine  # noqa: SLF001
-                args, kwargs = engine._get_args_kwargs(transition, trigger)  # noqa: SLF001
-                guards = machine._callbacks[transition.cond.key]  # noqa: SLF001
-                false += [str(guard.meta) for guard in guards if not guard.call(*args, **kwargs)][:1]
-    return tuple(false)
+    leaving = [transition for state in machine.configuration for transition in state.transitions]
+    found = (_false_guard(machine, each, trigger) for each in leaving if not each.initial and each.match(event))
+    return tuple(guard for guard in found if guard is not None)
+
+
+def _false_guard(machine: StateChart[Any], transition: Transition, trigger: TriggerData) -> str | None:
+    """The first guard of this transition that is false, evaluated as the engine does."""
+    engine: Any = machine._engine  # noqa: SLF001
+    guards = machine._callbacks[transition.cond.key]  # noqa: SLF001
+    if not has_async_callbacks(machine):
+        args, kwargs = engine._get_args_kwargs(transition, trigger)  # noqa: SLF001
+        return next((str(guard.meta) for guard in guards if not guard.call(*args, **kwargs)), None)
+
+    async def first() -> str | None:
+        args, kwargs = await engine._get_args_kwargs(transition, trigger)  # noqa: SLF001
+        for guard in guards:
+            if not await guard(*args, **kwargs):
+                return str(guard.meta)
+        return None
+
+    return run_async_from_sync(first())

@@ -21,36 +21,22 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, false, func, literal, not_, or_, true, types
+from sqlalchemy import Column, ColumnElement, and_, bindparam, case, false, func, literal, not_, or_, true, types
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import ColumnProperty
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
 
 from statelatch import framework
-from statelatch.expressions import UTCDateTime, exact_text
+from statelatch.expressions import UTCDateTime, exact_float, exact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from statemachine.callbacks import CallbackSpec
 
-__all__ = ["PARAMETER", "Names", "Truth", "Untranslatable", "all_of", "event_parameter", "translate"]
-
-ENGINE_ARGUMENTS = frozenset(
-    {
-        "event",
-        "event_data",
-        "machine",
-        "message",
-        "model",
-        "send_id",
-        "source",
-        "state",
-        "target",
-        "transition",
-    }
-)
-"""Arguments that python-statemachine injects into callbacks: SQL has no counterpart."""
+__all__ = ["NOT_PARAMETERS", "PARAMETER", "Names", "Truth", "Untranslatable", "all_of", "event_parameter", "translate"]
 
 _ORDERINGS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
@@ -60,7 +46,10 @@ _ORDERINGS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-PARAMETER = "param_"
+PARAMETER = "event_"
+
+NOT_PARAMETERS = framework.ENGINE_ARGUMENTS | {"key", "expected_version", "token", "send_id", "self"}
+"""Names that no parameter of an event can have: arguments of the engine's, or of the verb that sends it."""
 
 
 def event_parameter(name: str) -> str:
@@ -205,14 +194,24 @@ class _Translation:
         entity = self._names.entity
         if self._names.is_python(name):
             raise Untranslatable(f"guard {name!r} is Python on the machine")
-        descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
-        attribute = getattr(entity, name, None)
-        if isinstance(descriptor, hybrid_method):
-            return _call(name, cast("Callable[..., Any]", attribute), descriptor.func)
-        is_column = isinstance(getattr(attribute, "property", None), ColumnProperty)
-        if is_column or isinstance(descriptor, hybrid_property):
-            return _expression(attribute)
-        raise Untranslatable(f"guard {name!r} is not a column, hybrid_property or hybrid_method of {entity.__name__}")
+        try:
+            return _at_class(entity, name)
+        except Untranslatable:
+            raise
+        except Exception as error:  # a hybrid whose Python half cannot make SQL, and that has no other
+            raise Untranslatable(f"guard {name!r} has no SQL expression ({error})") from error
+
+
+def _at_class(entity: type[Any], name: str) -> ColumnElement[Any]:
+    """The entity's attribute as SQL; evaluating a hybrid at its class may raise anything."""
+    descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
+    attribute = getattr(entity, name, None)
+    if isinstance(descriptor, hybrid_method):
+        return _call(name, cast("Callable[..., Any]", attribute), descriptor.func)
+    is_column = isinstance(getattr(attribute, "property", None), ColumnProperty)
+    if is_column or isinstance(descriptor, hybrid_property):
+        return _expression(attribute)
+    raise Untranslatable(f"guard {name!r} is not a column, hybrid_property or hybrid_method of {entity.__name__}")
 
 
 def _expression(attribute: Any) -> ColumnElement[Any]:
@@ -226,7 +225,8 @@ def _call(name: str, method: Callable[..., Any], function: Callable[..., Any]) -
     """Call a hybrid_method at class level, each argument a bound parameter of its name."""
     arguments: dict[str, Any] = {}
     for parameter in list(pyinspect.signature(function).parameters.values())[1:]:
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} or parameter.name in ENGINE_ARGUMENTS:
+        variadic = parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+        if variadic or parameter.name in NOT_PARAMETERS:
             raise Untranslatable(f"guard {name!r} takes {parameter}, which SQL does not have")
         required = parameter.default is parameter.empty
         bound = event_parameter(parameter.name)
@@ -245,36 +245,63 @@ def truth_of(value: ColumnElement[Any] | object) -> Truth:
     column = cast("ColumnElement[Any]", value)
     match column.type:
         case types.Boolean():
-            return Truth(func.coalesce(column, false()))
-        case types.Integer() | types.Numeric():
+            return Truth(column if never_null(column) else func.coalesce(column, false()))
+        case types.Integer() | types.Numeric() | types.Float():
             return Truth(func.coalesce(column, 0) != 0)
-        case types.Enum(enum_class=type() as members):
+        case types.Enum() as kind:
+            members = cast("Iterable[object]", kind.enum_class or kind.enums)
             return Truth(func.coalesce(column.in_([member for member in members if member]), false()))
         case types.String():
-            return Truth(func.coalesce(func.length(column), 0) != 0)
+            return Truth(func.coalesce(exact_text(column) != exact_text(literal("")), false()))
         case types.DateTime() | types.Date() | types.Time() | types.Uuid() | UTCDateTime():
             return Truth(column.is_not(None))
         case other:
             raise Untranslatable(f"the truth value of the SQL type {other!r} is not Python's")
 
 
+def never_null(clause: object) -> bool:
+    """Whether the expression has a value on every row, so that nothing need stand in for NULL."""
+    match clause:
+        case Column():
+            return not clause.nullable
+        case BooleanClauseList():
+            return all(never_null(part) for part in clause.clauses)
+        case BinaryExpression(operator=operators.is_ | operators.is_not):
+            return True
+        case BinaryExpression() if operators.is_comparison(clause.operator):
+            return never_null(clause.left) and never_null(clause.right)
+        case _:
+            return False
+
+
 def _kind(value: ColumnElement[Any] | object) -> str:
     """The class of values that Python compares with one another."""
-    if not isinstance(value, ColumnElement):
-        kinds: dict[type, str] = {bool: "truth", int: "number", float: "number", str: "text"}
-        return kinds.get(type(value), type(value).__name__)
-    column = cast("ColumnElement[Any]", value)
-    match column.type:
+    if isinstance(value, ColumnElement):
+        return _column_kind(cast("ColumnElement[Any]", value).type)
+    kinds: dict[type, str] = {bool: "truth", int: "integer", float: "float", str: "text"}
+    return "big integer" if _is_big(value) else kinds.get(type(value), type(value).__name__)
+
+
+def _column_kind(of: types.TypeEngine[Any]) -> str:
+    match of:
         case types.Boolean():
             return "truth"
-        case types.Integer() | types.Numeric():
-            return "number"
+        case types.BigInteger():
+            return "big integer"
+        case types.Integer():
+            return "integer"
+        case types.Float():
+            return "float"
+        case types.Numeric():
+            return "decimal"
         case types.Enum():
             return "enum"
         case types.String():
             return "text"
-        case types.DateTime() | UTCDateTime():
+        case UTCDateTime():
             return "instant"
+        case types.DateTime() as kind:
+            return "zoned time" if kind.timezone else "local time"
         case types.Date():
             return "date"
         case types.Uuid():
@@ -296,7 +323,7 @@ def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: Col
     if equality and (left is None or right is None):
         same = columns[0].is_(None)
     else:
-        left, right = _comparable(left, right)
+        left, right = _comparable(left, right, ordered=not equality)
         if not equality:
             raises = or_(false(), *(column.is_(None) for column in columns))
             return Truth(func.coalesce(_ORDERINGS[type(comparison)](left, right), false()), raises)
@@ -304,15 +331,33 @@ def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: Col
     return Truth(same if isinstance(comparison, ast.Eq) else not_(same))
 
 
-def _comparable(left: Any, right: Any) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+_ALIKE = (
+    {"integer", "big integer"},
+    {"integer", "float"},
+    {"integer", "big integer", "decimal"},
+)
+"""Kinds that compare alike in Python and in SQL. SQL would round a decimal or a big integer to a float."""
+
+_EXACT: dict[str, Callable[[Any], ColumnElement[Any]]] = {"text": exact_text, "float": exact_float}
+
+
+def _is_big(value: object) -> bool:
+    """Whether a number is an integer that a float may not hold."""
+    return type(value) is int and abs(value) > 2**53
+
+
+def _comparable(left: Any, right: Any, *, ordered: bool) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     kinds = {_kind(left), _kind(right)}
-    if len(kinds) > 1 or "enum" in kinds:
+    if "enum" in kinds or (len(kinds) > 1 and not any(kinds <= alike for alike in _ALIKE)):
         raise Untranslatable(f"it compares {' with '.join(sorted(kinds))}")
+    if ordered and "uuid" in kinds:
+        raise Untranslatable("it orders UUIDs, which MariaDB orders otherwise")
     sides: list[ColumnElement[Any]] = [
         side if isinstance(side, ColumnElement) else literal(side) for side in (left, right)
     ]
-    if "text" in kinds:
-        sides = [exact_text(side) for side in sides]
+    exact = next((_EXACT[kind] for kind in kinds if kind in _EXACT), None)
+    if exact is not None:
+        sides = [exact(side) for side in sides]
     return sides[0], sides[1]
 
 

@@ -7,16 +7,19 @@ may not do is load more: a relationship that was not loaded raises SQLAlchemy's 
 
 from __future__ import annotations
 
+import asyncio
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from sqlalchemy import ClauseElement
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from statemachine.exceptions import TransitionNotAllowed
 
 from statelatch import framework
+from statelatch.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from statemachine.transition import Transition
 
 __all__ = ["Fired", "Firing", "Refused", "Step", "build_machine", "detached"]
+
+
+_JSON = (dict, list, int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +66,20 @@ class Refused:
 
 @dataclass(slots=True)
 class _Recorder:
-    """A listener that writes down whether a transition was selected, and each that was taken."""
+    """A listener that writes down whether an event selected a transition, and each that was taken.
 
-    steps: list[Step] = field(default_factory=list[Step])
-    selected: bool = False
+    A guard may be called as any attribute of a listener is: no column is named like these.
+    """
 
-    def before_transition(self) -> None:
-        self.selected = True
+    latch_steps: list[Step] = field(default_factory=list[Step])
+    latch_selected: bool = False
 
-    def after_transition(self, transition: Transition, event: Any = None) -> None:
-        self.steps.append(Step(transition, None if event is None else str(event)))
+    def before_transition(self, event: Any = None) -> None:
+        self.latch_selected = self.latch_selected or event is not None
+
+    def on_transition(self, transition: Transition, event: Any = None) -> None:
+        """Not `after_transition`: where a chart catches errors, what raises there takes nothing back."""
+        self.latch_steps.append(Step(transition, None if event is None else str(event)))
 
 
 def detached(entity: type[Any], values: Mapping[str, Any]) -> Any:
@@ -91,11 +101,27 @@ def build_machine(
 
     A chart that catches errors as events, but has no transition for them, would swallow a callback's
     exception. There it is let through: the caller must learn of it, and nothing is written.
+
+    Raises:
+        RequestError: its callbacks are coroutines, and this thread's event loop is running already.
     """
     instance = machine(cast("Any", model), state_field=state_field, listeners=list(listeners))
+    if framework.has_async_callbacks(instance) and _in_event_loop():
+        raise RequestError(
+            f"{machine.__name__} has async callbacks, and this thread runs an event loop already; nothing was written. "
+            "Call from another thread, for instance with asyncio.to_thread."
+        )
     if instance.catch_errors_as_events and not framework.handles_errors(machine):
         instance.catch_errors_as_events = False
     return instance
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +145,33 @@ class Firing:
     params: Mapping[str, Any]
 
     def run(self) -> Fired | Refused:
-        """Run the machine. What a callback raises is raised."""
-        before = {name: deepcopy(value) for name, value in self.values.items()}
-        model, recorder = detached(self.entity, dict(self.values)), _Recorder()
+        """Run the machine on a copy of the values. What a callback raises is raised."""
+        model = detached(self.entity, {name: deepcopy(value) for name, value in self.values.items()})
+        recorder = _Recorder()
         machine = build_machine(self.machine, model, self.state_field, (recorder,))
         if self.event is None:
-            return self._fired(model, recorder, before)
+            machine.activate_initial_state()  # has happened already, unless callbacks are coroutines
+            return self._fired(model, recorder)
         try:
             framework.send(machine, self.event, self.params)
         except TransitionNotAllowed:
-            if recorder.selected:  # not our event: a callback sent another one, which was refused
+            if recorder.latch_selected:  # not our event: a callback sent another one, which was refused
                 raise
-        if not recorder.steps:
+        if not recorder.latch_selected or not recorder.latch_steps:
             return Refused(framework.false_guards(machine, self.event, self.params))
-        return self._fired(model, recorder, before)
+        return self._fired(model, recorder)
 
-    def _fired(self, model: Any, recorder: _Recorder, before: Mapping[str, Any]) -> Fired:
+    def _fired(self, model: Any, recorder: _Recorder) -> Fired:
         changes = {
             name: value
-            for name, old in before.items()
-            if name != self.state_field and (value := getattr(model, name)) != old
+            for name, old in self.values.items()
+            if name != self.state_field and _differs(value := getattr(model, name), old)
         }
-        return Fired(tuple(recorder.steps), getattr(model, self.state_field), changes)
+        return Fired(tuple(recorder.latch_steps), getattr(model, self.state_field), changes)
+
+
+def _differs(value: object, old: object) -> bool:
+    """Whether the column is to be written. To Python `{"done": 0}` equals `{"done": False}`; JSON tells them apart."""
+    if isinstance(value, ClauseElement):
+        return True
+    return bool(value != old) or (isinstance(value, _JSON) and repr(cast("object", value)) != repr(old))

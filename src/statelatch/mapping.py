@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
-from sqlalchemy import BindParameter, Column, ColumnElement, Integer, String, Uuid, bindparam, literal, types
+from sqlalchemy import Column, ColumnElement, String, Uuid, literal, types
 from sqlalchemy import inspect as inspect_entity
-from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
 from sqlalchemy.orm import Mapper
-from sqlalchemy.sql import visitors
 from statemachine import State, StateChart
 
 from statelatch import framework
-from statelatch.errors import ConfigurationError, RequestError, UnknownStateError
-from statelatch.guards import event_parameter
+from statelatch.checks import check
+from statelatch.errors import RequestError, UnknownStateError
+from statelatch.expressions import exact_name
 from statelatch.interpreter import detached
+from statelatch.writes import as_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 __all__ = ["MachineMapping"]
 
@@ -57,12 +57,7 @@ class MachineMapping:
 
     def __post_init__(self) -> None:
         """Check everything that could fail later, in the order in which a reader would mend it."""
-        _check_machine(self.machine)
-        _check_entity(self.entity)
-        _check_columns(self)
-        _check_states(self)
-        _check_assigns(self)
-        _check_callbacks(self)
+        check(self)
 
     @cached_property
     def mapper(self) -> Mapper[Any]:
@@ -83,6 +78,25 @@ class MachineMapping:
     def key_columns(self) -> tuple[Column[Any], ...]:
         """The primary key."""
         return tuple(cast("Column[Any]", column) for column in self.mapper.primary_key)
+
+    @cached_property
+    def key_attributes(self) -> tuple[str, ...]:
+        """The primary key's attributes."""
+        return tuple(self.attribute(column) for column in self.key_columns)
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Attributes that neither `assigns` nor callbacks write: version, token, key and generated columns."""
+        generated = (name for name, column in self.columns.items() if column.computed is not None)
+        return frozenset({self.version, self.token, *self.key_attributes, *generated})
+
+    @cached_property
+    def of_class(self) -> tuple[ColumnElement[bool], ...]:
+        """Criteria that tell the entity's rows from others, where classes share a table (single-table inheritance)."""
+        discriminator = self.mapper.polymorphic_on
+        if discriminator is None or not self.mapper.single:
+            return ()
+        return (discriminator.in_([mapper.polymorphic_identity for mapper in self.mapper.self_and_descendants]),)
 
     @cached_property
     def states(self) -> dict[Any, State]:
@@ -108,14 +122,19 @@ class MachineMapping:
     def assigned_columns(self) -> dict[str, dict[Column[Any], ColumnElement[Any]]]:
         """`assigns` as SQL: for each state or event, the expression that each column is set to."""
         return {
-            name: {self.columns[key]: _as_expression(self.columns[key], value) for key, value in values.items()}
+            name: {self.columns[key]: as_expression(self.columns[key], value) for key, value in values.items()}
             for name, values in self.assigns.items()
         }
 
     @cached_property
     def machine_names(self) -> frozenset[str]:
-        """Attributes of the machine, its states' ids included: a guard of that name is Python."""
-        return frozenset(dir(self.machine)) | frozenset(self.states_by_id)
+        """Attributes of the machine by which callbacks and guards are found: a guard of that name is Python."""
+        return framework.names_on(self.machine)
+
+    @cached_property
+    def model_names(self) -> frozenset[str]:
+        """Attributes of the entity by which callbacks and guards are found: python-statemachine skips the state's."""
+        return frozenset(dir(self.entity)) - {self.state}
 
     def in_state(self, *ids: str) -> ColumnElement[bool]:
         """A criterion for queries: the row is in one of these states.
@@ -138,14 +157,20 @@ class MachineMapping:
         return self.in_state(*(state.id for state in self.states.values() if state.final))
 
     def is_python(self, name: str) -> bool:
-        """Whether the machine has an attribute of this name, or a state with this id."""
+        """Whether the machine has an attribute of this name."""
         return name in self.machine_names
 
     def in_state_id(self, state_id: str) -> ColumnElement[bool]:
         """Where `In(state_id)` holds; a state that the machine lacks is one it is never in."""
         value = self.states_by_id[state_id].value if state_id in self.states_by_id else None
         column = self.columns[self.state]
-        return column.is_(None) & column.is_not(None) if value is None else column == self.bound_state(value)
+        return column.is_(None) & column.is_not(None) if value is None else self.is_in(value)
+
+    def is_in(self, value: object) -> ColumnElement[bool]:
+        """Where the row is in the state with this value, to the letter."""
+        column = self.columns[self.state]
+        is_text = isinstance(column.type, String) and not isinstance(column.type, types.Enum)
+        return (exact_name(column) if is_text else column) == self.bound_state(value)
 
     def bound_state(self, value: object) -> ColumnElement[Any]:
         """A state's value as the state column takes it."""
@@ -178,12 +203,28 @@ class MachineMapping:
         if len(values) != len(self.key_columns) or None in values:
             names = ", ".join(column.name for column in self.key_columns)
             raise RequestError(f"{self.table}: expected a key of ({names}), found {key!r}; nothing was written")
+        for column, value in zip(self.key_columns, values, strict=True):
+            if isinstance(column.type, Uuid) and isinstance(value, UUID) is not column.type.as_uuid:
+                kind = "a UUID" if column.type.as_uuid else "a UUID as text"
+                raise RequestError(f"{column}: expected {kind}, found {value!r}; nothing was written")
         return {f"latch_key_{n}": value for n, value in enumerate(values)}
 
     def key_of(self, values: Mapping[str, Any]) -> Any:
         """The primary key in a row's values; a tuple if it has several columns."""
-        key = [values[self.attribute(column)] for column in self.key_columns]
+        key = [values[name] for name in self.key_attributes]
         return tuple(key) if len(key) > 1 else key[0]
+
+    def made_by_client(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a new row needs and these values lack: the key, so that it is known whatever happens, and the class."""
+        missing: dict[str, Any] = {
+            name: default()
+            for name, column in zip(self.key_attributes, self.key_columns, strict=True)
+            if name not in values and (default := _python_default(column))
+        }
+        discriminator, identity = self.mapper.polymorphic_on, self.mapper.polymorphic_identity
+        if identity is not None and isinstance(discriminator, Column):
+            missing[self.attribute(discriminator)] = identity
+        return missing
 
     def attribute(self, column: Column[Any]) -> str:
         """Name of the column's attribute."""
@@ -194,144 +235,9 @@ class MachineMapping:
         return detached(self.entity, values)
 
 
-def _check_machine(machine: object) -> None:
-    if not (isinstance(machine, type) and issubclass(machine, StateChart)):
-        raise ConfigurationError(f"machine: expected a StateMachine or StateChart class, found {machine!r}")
-    if machine.initial_state is None:
-        raise ConfigurationError(f"{machine.__name__} has no states; pass a machine that declares them")
-    for state in cast("Iterator[State]", machine.states_map.values()):
-        if not state.is_atomic or state.parent is not None or list(state.history):
-            raise ConfigurationError(
-                f"{machine.__name__}.{state.id}: compound, parallel and history states are not persisted by this "
-                "version; flatten the machine"
-            )
-
-
-def _check_entity(entity: type[Any]) -> None:
-    try:
-        mapper: object = inspect_entity(entity)
-    except (NoInspectionAvailable, SQLAlchemyError) as error:
-        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r} ({error})") from error
-    if not isinstance(mapper, Mapper):
-        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r}; pass the class itself")
-    if mapper.version_id_col is not None:
-        raise ConfigurationError(
-            f"{entity.__name__} sets version_id_col: a flush would count as a transition; "
-            "remove it from __mapper_args__, statelatch keeps the version"
-        )
-    if len(mapper.tables) > 1:
-        raise ConfigurationError(
-            f"{entity.__name__} spans the tables {', '.join(map(str, mapper.tables))}; "
-            "one UPDATE writes one table: map the class that holds the state to a single table"
-        )
-
-
-def _check_columns(mapping: MachineMapping) -> None:
-    roles = {"state": mapping.state, "version": mapping.version, "token": mapping.token}
-    for role, attribute in roles.items():
-        _check_attribute(mapping, attribute, f"{role}={attribute!r}")
-    if len(set(roles.values())) < len(roles):
-        raise ConfigurationError(f"state, version and token must be three attributes, found {roles}")
-    version, token = mapping.columns[mapping.version], mapping.columns[mapping.token]
-    if not isinstance(version.type, Integer):
-        raise ConfigurationError(f"{version}: the version must be an Integer column, found {version.type!r}")
-    if version.nullable:
-        raise ConfigurationError(f"{version}: the version is nullable; declare it Mapped[int] (NOT NULL)")
-    if not isinstance(token.type, Uuid):
-        raise ConfigurationError(f"{token}: the token must be a Uuid column, found {token.type!r}")
-
-
-def _check_attribute(mapping: MachineMapping, attribute: str, where: str) -> None:
-    if attribute not in mapping.columns:
-        name = mapping.entity.__name__
-        raise ConfigurationError(f"{where}: {name} has no such column; it has {', '.join(mapping.columns)}")
-
-
-def _check_states(mapping: MachineMapping) -> None:
-    column = mapping.columns[mapping.state]
-    for value in mapping.states:
-        problem = _misfit(column.type, value)
-        if problem:
-            raise ConfigurationError(f"{column}: the state value {value!r} does not fit: {problem}")
-
-
-def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
-    """What keeps a column of this type from holding this value."""
-    match kind:
-        case types.Enum(enum_class=type() as members):
-            return None if isinstance(value, members) else f"the column holds members of {members.__name__}"
-        case types.Enum():
-            return None if value in kind.enums else f"the column's Enum has {', '.join(kind.enums)}"
-        case String(length=length):
-            if not isinstance(value, str):
-                return f"the column is text, the value {type(value).__name__}"
-            if length is not None and len(value) > length:
-                return f"it has {len(value)} characters, the column {length}; lengthen the column"
-            return None
-        case Integer():
-            return None if isinstance(value, int) else f"the column is an Integer, the value {type(value).__name__}"
-        case other:
-            return f"the state column must be text, Enum or Integer, found {other!r}"
-
-
-def _check_assigns(mapping: MachineMapping) -> None:
-    keep = {mapping.state, mapping.version, mapping.token, *(column.key for column in mapping.key_columns)}
-    for name, columns in mapping.assigns.items():
-        is_state, is_event = name in mapping.states_by_id, name in mapping.events
-        if is_state == is_event:
-            problem = "both a state and an event" if is_state else "neither a state nor an event"
-            raise ConfigurationError(f"assigns[{name!r}]: {problem} of {mapping.machine.__name__} has that name")
-        for attribute, value in columns.items():
-            _check_attribute(mapping, attribute, f"assigns[{name!r}][{attribute!r}]")
-            if attribute in keep or mapping.columns[attribute].computed is not None:
-                raise ConfigurationError(
-                    f"assigns[{name!r}][{attribute!r}]: state, version, token, key and generated columns "
-                    "are not assigned; remove it"
-                )
-            _check_assigned(f"assigns[{name!r}][{attribute!r}]", value)
-
-
-def _check_assigned(where: str, value: object) -> None:
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise ConfigurationError(f"{where}: naive datetime {value!r}; say which zone it is in")
-
-
-def _as_expression(column: Column[Any], value: object) -> ColumnElement[Any]:
-    """A value of `assigns` as the column takes it; a bindparam of no type gets the column's."""
-    if isinstance(value, BindParameter):
-        return _as_event_parameter(cast("BindParameter[Any]", value), column.type)
-    if not isinstance(value, ColumnElement):
-        return literal(value, column.type)
-
-    def rename(element: object, **_: object) -> ColumnElement[Any] | None:
-        bound = isinstance(element, BindParameter) and not cast("BindParameter[Any]", element).unique
-        return _as_event_parameter(cast("BindParameter[Any]", element)) if bound else None
-
-    return cast("ColumnElement[Any]", visitors.replacement_traverse(cast("Any", value), {}, rename))
-
-
-def _as_event_parameter(bound: BindParameter[Any], kind: types.TypeEngine[Any] | None = None) -> ColumnElement[Any]:
-    """The user's bindparam under the name by which event parameters are bound."""
-    use = kind if isinstance(bound.type, types.NullType) else bound.type
-    name = event_parameter(bound.key)
-    return bindparam(name, type_=use) if bound.required else bindparam(name, bound.value, type_=use)
-
-
-def _check_callbacks(mapping: MachineMapping) -> None:
-    """Resolve every name that a callback or guard has, without evaluating any of them."""
-    if framework.has_listeners(mapping.machine):  # a listener may bring the name
-        return
-    known = mapping.machine_names | frozenset(dir(mapping.entity))
-    name, entity = mapping.machine.__name__, mapping.entity.__name__
-    for state in mapping.states.values():
-        for owner in (state, *state.transitions):
-            for spec in framework.callbacks_of(owner):
-                try:
-                    missing = framework.names_in(spec) - known
-                except ValueError as error:
-                    raise ConfigurationError(f"{name}, {owner}: {error}") from error
-                if missing and not spec.is_convention:
-                    raise ConfigurationError(
-                        f"{name}, {owner}: it refers to {', '.join(sorted(missing))}, which neither the machine nor "
-                        f"{entity} has; add a column, a hybrid or a method of that name"
-                    )
+def _python_default(column: Column[Any]) -> Callable[[], Any] | None:
+    """What makes a value for the column in Python, if something does: a function, or a constant."""
+    default: Any = column.default
+    if default is None or not (default.is_callable or default.is_scalar):
+        return None
+    return (lambda: default.arg(None)) if default.is_callable else (lambda: default.arg)

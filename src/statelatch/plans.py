@@ -7,9 +7,8 @@ async share it whole. See PEP 342 for the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from statelatch.errors import (
@@ -20,9 +19,9 @@ from statelatch.errors import (
     TransitionRefusedError,
 )
 from statelatch.faults import Contention
-from statelatch.guards import event_parameter
 from statelatch.interpreter import Fired, Firing, Refused
 from statelatch.records import Snapshot, Transitioned
+from statelatch.requests import bound_parameters, check_changes, check_new, check_params
 from statelatch.statements import (
     AT_COLUMN,
     EXPECTED,
@@ -32,17 +31,18 @@ from statelatch.statements import (
     EventStatements,
     Statements,
     guard_column,
-    token_parameter,
+    raises_column,
     value_parameters,
 )
 from statelatch.tokens import mint, source_number, variants
+from statelatch.writes import token_parameter
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Executable
 
-__all__ = ["Execute", "Fire", "Plan", "Reply", "create", "load", "send"]
+__all__ = ["Execute", "Fire", "Plan", "Reply", "create", "load", "retried", "send"]
 
 TRIES = 3
 """How often a lost race, or a transaction that the database broke off, is begun anew."""
@@ -65,6 +65,11 @@ class Execute:
     statements: tuple[tuple[Executable, Mapping[str, Any]], ...]
     token: UUID | None = None
     key: object = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether a lost answer leaves open what was written."""
+        return not all(getattr(statement, "is_select", False) for statement, _ in self.statements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,7 @@ def send(
 ) -> Plan[Transitioned]:
     """Apply one event to one row: see `PersistenceAdapter.send`."""
     of_event = statements.event(event)
-    check_datetimes(params)
+    check_params(event, params)
     sending = _Sending(
         of_event,
         key,
@@ -183,18 +188,23 @@ def send(
     sending.parameters(of_event.parameters, None)  # a missing parameter is told before anything is sent
     attempt = _compiled if of_event.compiled else _interpreted
     lost: _Lost | None = None
-    for tries_left in reversed(range(TRIES)):
-        try:
-            outcome = yield from attempt(sending)
-        except Contention:
-            if not tries_left:
-                raise
-            continue
+    for _ in range(TRIES):
+        outcome = yield from retried(lambda: attempt(sending))
         if isinstance(outcome, Transitioned):
             return outcome
         lost = outcome
     assert lost is not None, "the last try returns or raises"  # noqa: S101
     raise sending.stale(lost.version, lost.state, expected_version)
+
+
+def retried(attempt: Callable[[], Plan[Result]]) -> Plan[Result]:
+    """Begin a plan anew when the database broke its transaction off for the sake of another."""
+    for _ in range(TRIES - 1):
+        try:
+            return (yield from attempt())
+        except Contention:
+            continue
+    return (yield from attempt())
 
 
 def _compiled(sending: _Sending) -> Plan[Transitioned | _Lost]:
@@ -234,15 +244,16 @@ def _write(sending: _Sending, update: Executable, version: int | None) -> Execut
 
 def _write_fired(sending: _Sending, snapshot: Snapshot, fired: Fired) -> Execute:
     mapping, statements = sending.statements.mapping, sending.statements
-    kept = {mapping.version, mapping.token, *(column.key for column in mapping.key_columns)}
-    if touched := kept & set(fired.changes):
+    touched = mapping.kept & set(fired.changes)
+    if fired.target not in mapping.states:
+        touched |= {mapping.state}
+    if touched:
         raise RequestError(
             f"{mapping.table} {sending.key}: a callback of {statements.event!r} changed {', '.join(sorted(touched))}, "
-            "which only statelatch writes; nothing was written. Take that out of the callback."
+            "which callbacks do not write; nothing was written. Take that out of the callback."
         )
-    check_datetimes(fired.changes)
-    edge = next(edge for edge in statements.edges if edge.transition is fired.steps[0].transition)
-    update = statements.interpreted(edge, fired.steps, tuple(fired.changes))
+    check_changes(fired.changes)
+    update = statements.interpreted(fired.steps, tuple(fired.changes))
     values = value_parameters({**fired.changes, mapping.state: fired.target})
     parameters = sending.parameters(update.parameters, snapshot.version) | values
     return _transaction(sending, update.statement, parameters)
@@ -274,10 +285,27 @@ def _diagnose(sending: _Sending, version: int | None) -> Plan[Transitioned | _Lo
         raise sending.stale(actual, state, sending.expected_version)
     if version not in {None, actual}:
         return _Lost(actual, state)
-    false_guards = [_false_guard(statements, row, n) for n, edge in enumerate(statements.edges) if edge.source == state]
-    if all(guard is not None for guard in false_guards):
-        raise sending.refused(actual, state, tuple(guard for guard in false_guards if guard is not None))
+    false_guards = _false_guards(statements, row, state)
+    if false_guards is not None:
+        raise sending.refused(actual, state, false_guards)
     return _Lost(actual, state)
+
+
+def _false_guards(statements: EventStatements, row: Row, state: object) -> tuple[str, ...] | None:
+    """The guards that the diagnosis found false, one for each edge of the state; None if an edge may be taken.
+
+    After an edge whose guards raise in Python, the machine does not come to the next.
+    """
+    found: list[str] = []
+    for number, edge in enumerate(statements.edges):
+        if edge.source == state:
+            guard = _false_guard(statements, row, number)
+            if guard is None:
+                return None
+            found.append(guard)
+            if row.get(raises_column(number)):
+                break
+    return tuple(found)
 
 
 def _false_guard(statements: EventStatements, row: Row, number: int) -> str | None:
@@ -291,7 +319,7 @@ def _false_guard(statements: EventStatements, row: Row, number: int) -> str | No
 
 def load(statements: Statements, key: Any) -> Plan[Snapshot]:
     """Read one row: see `PersistenceAdapter.load`."""
-    snapshot, _ = yield from _load(statements, key, "load")
+    snapshot, _ = yield from retried(lambda: _load(statements, key, "load"))
     return snapshot
 
 
@@ -307,29 +335,25 @@ def _load(statements: Statements, key: Any, event: str) -> Plan[tuple[Snapshot, 
 def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     """Insert a row in the initial state: see `PersistenceAdapter.create`."""
     mapping = statements.mapping
-    _check_new(statements, values)
-    initial = mapping.initial
+    check_new(mapping, values)
+    values, initial = {**mapping.made_by_client(values), **values}, mapping.initial
     if statements.initial_runs_python:
         blank = {**dict.fromkeys(mapping.columns), **values}
         fired: Fired = yield Fire(Firing(mapping.machine, mapping.entity, mapping.state, blank, None, {}))
+        check_changes(fired.changes)
         values, initial = {**values, **fired.changes}, fired.target
     token = mint()
     row = {**values, mapping.state: initial, mapping.version: 1, mapping.token: token}
     entered = mapping.known_state(None, initial).id
     insert, parameters = statements.insert(row, entered), value_parameters(row)
-    key = tuple(values.get(mapping.attribute(column)) for column in mapping.key_columns)
-    reply: Reply = yield Execute(((insert, parameters), *statements.after_insert(values)), token, key)
+    key = mapping.key_of(values) if values.keys() >= set(mapping.key_attributes) else None
+    transaction = Execute(((insert, parameters), *statements.after_insert(values)), token, key)
+    reply: Reply = yield from retried(lambda: _once(transaction))
     return snapshot_of(statements, dict(reply.rows[0]))
 
 
-def _check_new(statements: Statements, values: Mapping[str, Any]) -> None:
-    mapping = statements.mapping
-    check_datetimes(values)
-    for name in values:
-        if name not in mapping.columns:
-            raise RequestError(f"{mapping.table}: no column {name!r}; it has {', '.join(mapping.columns)}")
-        if name in {mapping.state, mapping.version, mapping.token}:
-            raise RequestError(f"{mapping.table}: {name!r} is written by statelatch; leave it out; nothing was written")
+def _once(transaction: Execute) -> Plan[Reply]:
+    return (yield transaction)
 
 
 def snapshot_of(statements: Statements, values: Mapping[str, Any]) -> Snapshot:
@@ -342,25 +366,3 @@ def snapshot_of(statements: Statements, values: Mapping[str, Any]) -> Snapshot:
     key, state = mapping.key_of(values), values[mapping.state]
     mapping.known_state(key, state)
     return Snapshot(key=key, state=state, version=values[mapping.version], values=values)
-
-
-def bound_parameters(event: str, names: Mapping[str, bool], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the event's parameters that a statement binds.
-
-    Raises:
-        RequestError: a required one is missing.
-    """
-    missing = [name for name, required in names.items() if required and name not in params]
-    if missing:
-        raise RequestError(
-            f"{event!r} needs {', '.join(map(repr, missing))}, found {', '.join(params) or 'no parameters'}; "
-            "nothing was written. Pass it as a keyword argument."
-        )
-    return {event_parameter(name): params[name] for name in names if name in params}
-
-
-def check_datetimes(values: Mapping[str, Any]) -> None:
-    """Refuse naive datetimes: every instant is in UTC, and a naive one does not say where it is."""
-    for name, value in values.items():
-        if isinstance(value, datetime) and value.tzinfo is None:
-            raise RequestError(f"{name}: naive datetime {value!r}; say which zone it is in; nothing was written")

@@ -30,66 +30,42 @@ from sqlalchemy import (
     Insert,
     Select,
     Update,
-    Uuid,
     and_,
     bindparam,
-    case,
     func,
     insert,
-    literal,
     not_,
     or_,
     select,
+    types,
     update,
 )
 from sqlalchemy.sql import visitors
 from statemachine.transition import Transition
 
 from statelatch import framework
+from statelatch.edges import Edge, edge_of, edges_of
+from statelatch.errors import ConfigurationError
 from statelatch.expressions import now
-from statelatch.guards import PARAMETER, Truth, Untranslatable, all_of, translate
+from statelatch.guards import PARAMETER, Truth
 from statelatch.records import Explanation
+from statelatch.writes import assign_names, assigned, bookkeeping, compiled_sets, set_order, token_parameter
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
-    from statemachine import State
 
     from statelatch.interpreter import Step
     from statelatch.mapping import MachineMapping
 
-__all__ = ["Edge", "EventStatements", "Guard", "Statements"]
+__all__ = ["EventStatements", "Statements"]
 
-KEY, EXPECTED, TOKEN = "latch_key", "latch_expected_version", "latch_token"
+KEY, EXPECTED = "latch_key", "latch_expected_version"
 STATE_COLUMN, VERSION_COLUMN, TOKEN_COLUMN, AT_COLUMN = (
     "latch_state",
     "latch_version",
     "latch_token",
     "latch_at",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """One guard of an edge: as the machine spells it, in SQL, or why it has no SQL."""
-
-    label: str
-    truth: Truth | None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One transition of a flat machine. `enters` is False where the target's entry is not run again."""
-
-    transition: Transition
-    source: Any
-    target: Any
-    enters: bool
-    guards: tuple[Guard, ...]
-
-    def truth(self) -> Truth:
-        """All guards that SQL can check."""
-        return all_of(guard.truth for guard in self.guards if guard.truth is not None)
 
 
 class Statements:
@@ -120,9 +96,10 @@ class Statements:
 
     @cached_property
     def at_key(self) -> ColumnElement[bool]:
-        """The row with the key."""
+        """The row with the key; of a table that several classes share, only if it is of the entity's class."""
         columns = enumerate(self.mapping.key_columns)
-        return and_(*(column == bindparam(f"{KEY}_{n}", type_=column.type) for n, column in columns))
+        key = (column == bindparam(f"{KEY}_{n}", type_=column.type) for n, column in columns)
+        return and_(*key, *self.mapping.of_class)
 
     @cached_property
     def outcome(self) -> tuple[ColumnElement[Any], ...]:
@@ -154,7 +131,7 @@ class Statements:
     def initial_runs_python(self) -> bool:
         """Whether entering the initial state needs the machine: entry callbacks, listeners, eventless transitions."""
         machine = self.mapping.machine
-        names = self.mapping.machine_names | frozenset(dir(self.mapping.entity))
+        names = self.mapping.machine_names | self.mapping.model_names
         entry = self.mapping.states[self.mapping.initial].enter
         called = any(framework.would_call(spec, names) for spec in entry)
         return called or bool(list(_machine_reasons(self.mapping))) or bool(machine.start_configuration_values)
@@ -164,7 +141,7 @@ class Statements:
         columns = self.mapping.columns
         given = {columns[name]: bindparam(_value(name), type_=columns[name].type) for name in attributes}
         statement = insert(cast("Any", self.mapping.mapper.local_table))
-        statement = statement.values(_assigned(self.mapping, entered) | given)
+        statement = statement.values(assigned(self.mapping, entered) | given)
         return statement.returning(*self.row) if self.insert_returning else statement
 
     def after_insert(self, values: Mapping[str, Any]) -> tuple[tuple[Select[Any], dict[str, Any]], ...]:
@@ -185,8 +162,8 @@ class EventStatements:
         self.event = event
         self.of_mapping = statements
         self._compiled: dict[tuple[bool, bool], Update] = {}
-        self._interpreted: dict[tuple[Edge, tuple[str, ...], tuple[str, ...]], _Interpreted] = {}
-        self.edges = tuple(_edges(self.mapping, event))
+        self._interpreted: dict[tuple[Transition, tuple[str, ...], tuple[str, ...]], _Interpreted] = {}
+        self.edges = tuple(edges_of(self.mapping, event))
         self.sources = tuple(dict.fromkeys(edge.source for edge in self.edges))
         self.reasons = tuple(dict.fromkeys(_reasons(self)))
 
@@ -198,12 +175,17 @@ class EventStatements:
     @cached_property
     def update(self) -> Update:
         """The compiled UPDATE, whatever the version."""
-        return self._finished(self._in_key(or_(*(when for when, _ in self.whens))), compiled_sets(self, self.whens))
+        return self._finished(self._in_key(or_(*(when for when, _ in self.whens))), self.sets)
+
+    @cached_property
+    def sets(self) -> dict[Column[Any], ColumnElement[Any]]:
+        """What the compiled UPDATE writes."""
+        return compiled_sets(self.mapping, self.event, self.sources, self.whens)
 
     @cached_property
     def whens(self) -> list[tuple[ColumnElement[bool], Edge]]:
         """Where each edge may be taken; of two that may, the machine takes the first."""
-        return [(and_(self._in(edge.source), truth.passes()), edge) for edge, truth in self._reached()]
+        return [(and_(self.mapping.is_in(edge.source), truth.passes()), edge) for edge, truth in self._reached()]
 
     def compiled_update(self, *, at_version: bool, resent: bool) -> Update:
         """The compiled UPDATE.
@@ -218,29 +200,39 @@ class EventStatements:
             self._compiled[kind] = update.where(self._unwritten) if resent else update
         return self._compiled[kind]
 
-    def interpreted(self, edge: Edge, steps: tuple[Step, ...], changed: tuple[str, ...]) -> _Interpreted:
-        """The UPDATE of an edge that Python took, with the columns that callbacks changed."""
-        entered = tuple(_assign_names(self.mapping, steps))
-        cached = self._interpreted.get((edge, entered, changed))
+    def interpreted(self, steps: tuple[Step, ...], changed: tuple[str, ...]) -> _Interpreted:
+        """The UPDATE of the steps that Python took, with the columns that callbacks changed.
+
+        Raises:
+            ConfigurationError: what is assigned reads other columns that are assigned, in a circle.
+        """
+        first, entered = steps[0].transition, tuple(assign_names(self.mapping, steps))
+        cached = self._interpreted.get((first, entered, changed))
         if cached is None:
-            cached = self._interpreted[edge, entered, changed] = self._interpret(edge, entered, changed)
+            cached = self._interpreted[first, entered, changed] = self._interpret(first, entered, changed)
         return cached
 
     @cached_property
     def diagnosis(self) -> Select[Any]:
-        """The outcome, and each guard that SQL can check as a column `latch_guard_<edge>_<guard>`."""
+        """The outcome, each guard that SQL can check, and where Python would raise instead of trying the next edge."""
         guards = [
             guard.truth.passes().label(guard_column(n, m))
             for n, edge in enumerate(self.edges)
             for m, guard in enumerate(edge.guards)
             if guard.truth is not None
         ]
-        return select(*self.of_mapping.outcome, *guards).where(self.of_mapping.at_key)
+        raising = [
+            raises.label(raises_column(n))
+            for n, edge in enumerate(self.edges)
+            if (raises := edge.truth().raises) is not None
+        ]
+        return select(*self.of_mapping.outcome, *guards, *raising).where(self.of_mapping.at_key)
 
     def explained(self, dialect: Dialect) -> Explanation:
         """How this event is carried out, with the UPDATE as this dialect spells it."""
         update = self.update if self.compiled else self._sketch()
-        sql = str(update.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}))
+        shown = visitors.cloned_traverse(update, {}, {"bindparam": _not_required})
+        sql = str(shown.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}))
         return Explanation(
             event=self.event, compiled=self.compiled, reasons=self.reasons, sql=sql, dialect=dialect.name
         )
@@ -248,27 +240,31 @@ class EventStatements:
     def _sketch(self) -> Update:
         """What is known beforehand of an interpreted event's UPDATE: the version, the sources, the SQL guards."""
         target: ColumnElement[Any] = bindparam(_value(self.mapping.state))
-        wheres = [and_(self._in(edge.source), edge.truth().passes()) for edge in self.edges]
-        return self._finished(self._in_key(or_(*wheres)), _bookkeeping(self, target)).where(self._at_version)
+        wheres = [and_(self.mapping.is_in(edge.source), edge.truth().passes()) for edge in self.edges]
+        return self._finished(self._in_key(or_(*wheres)), bookkeeping(self.mapping, self.sources, target)).where(
+            self._at_version
+        )
 
     @cached_property
     def parameters(self) -> Mapping[str, bool]:
         """The event's own parameters, and whether each is required."""
         return _parameters([self.update, self.diagnosis] if self.compiled else [self.diagnosis, *self._assigned()])
 
-    def _interpret(self, edge: Edge, entered: tuple[str, ...], changed: tuple[str, ...]) -> _Interpreted:
-        columns = self.mapping.columns
+    def _interpret(self, first: Transition, entered: tuple[str, ...], changed: tuple[str, ...]) -> _Interpreted:
+        columns, edge = self.mapping.columns, edge_of(self.mapping, first)
         sets = {columns[name]: bindparam(_value(name), type_=columns[name].type) for name in changed}
         for name in entered:
-            sets |= _assigned(self.mapping, name)
+            sets |= assigned(self.mapping, name)
         target = bindparam(_value(self.mapping.state), type_=columns[self.mapping.state].type)
-        sets |= _bookkeeping(self, target)
+        sets |= bookkeeping(self.mapping, self.sources, target)
+        leaving = [other.transition for other in self.edges if other.source == edge.source]
+        before = leaving.index(first) if first in leaving else 0  # else it is eventless, or of an error
         earlier = [
             not_(other.truth().holds)
-            for other in self.edges[: self.edges.index(edge)]
-            if other.source == edge.source and all(guard.truth for guard in other.guards)
+            for other in self.edges
+            if other.transition in leaving[:before] and all(guard.truth for guard in other.guards)
         ]
-        where = and_(self._in(edge.source), *earlier, edge.truth().passes())
+        where = and_(self.mapping.is_in(edge.source), *earlier, edge.truth().passes())
         statement = self._finished(self._in_key(where), sets).where(self._at_version)
         return _Interpreted(statement, _parameters([statement]))
 
@@ -282,9 +278,6 @@ class EventStatements:
                     truth = Truth(and_(not_(before.raises), truth.holds), truth.raises)
             reached.append((edge, truth))
         return reached
-
-    def _in(self, source: object) -> ColumnElement[bool]:
-        return self.mapping.columns[self.mapping.state] == self.mapping.bound_state(source)
 
     @cached_property
     def _at_version(self) -> ColumnElement[bool]:
@@ -302,13 +295,18 @@ class EventStatements:
 
     def _finished(self, statement: Update, sets: Mapping[Column[Any], ColumnElement[Any]]) -> Update:
         order = set_order(sets)
-        assert order is not None, "checked by _reasons"  # noqa: S101
+        if order is None:
+            names = ", ".join(column.name for column in sets)
+            raise ConfigurationError(
+                f"{self.mapping.table}: {self.event!r} writes {names}, which read each other in a circle, so that "
+                "MariaDB could not write them in one UPDATE; compute one of them in a callback; nothing was written"
+            )
         statement = statement.ordered_values(*((column, sets[column]) for column in order))
         return statement.returning(*self.of_mapping.outcome) if self.of_mapping.update_returning else statement
 
     def _assigned(self) -> list[ColumnElement[Any]]:
         names = {self.event, *(edge.transition.target.id for edge in self.edges if edge.transition.target)}
-        return [value for name in names for value in _assigned(self.mapping, name).values()]
+        return [value for name in names for value in assigned(self.mapping, name).values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +315,11 @@ class _Interpreted:
 
     statement: Update
     parameters: Mapping[str, bool] = field(default_factory=dict[str, bool])
+
+
+def _not_required(bound: Any) -> None:
+    """To show the items of an IN, SQLAlchemy wants the value of every parameter."""
+    bound.required = False
 
 
 def _value(attribute: str) -> str:
@@ -333,42 +336,9 @@ def guard_column(edge: int, guard: int) -> str:
     return f"latch_guard_{edge}_{guard}"
 
 
-def token_parameter(source: int) -> str:
-    """Name of the token's parameter for the event's n-th source state."""
-    return f"{TOKEN}_{source}"
-
-
-# -- edges ----------------------------------------------------------------------------------------
-
-
-def _edges(mapping: MachineMapping, event: str) -> Iterable[Edge]:
-    for state in mapping.states.values():
-        for transition in state.transitions:
-            if not transition.initial and transition.match(event):
-                target: State = transition.target or state
-                yield Edge(
-                    transition,
-                    state.value,
-                    target.value,
-                    _enters(mapping, transition),
-                    _guards(mapping, transition),
-                )
-
-
-def _enters(mapping: MachineMapping, transition: Transition) -> bool:
-    if transition.target is None or transition.internal:
-        return False
-    return not transition.is_self or mapping.machine.enable_self_transition_entries
-
-
-def _guards(mapping: MachineMapping, transition: Transition) -> tuple[Guard, ...]:
-    guards: list[Guard] = []
-    for spec in transition.cond:
-        try:
-            guards.append(Guard(str(spec), translate(spec, mapping)))
-        except Untranslatable as finding:
-            guards.append(Guard(str(spec), None, str(finding)))
-    return tuple(guards)
+def raises_column(edge: int) -> str:
+    """Name of the column that says, in the diagnosis, whether evaluating the edge's guards raises in Python."""
+    return f"latch_raises_{edge}"
 
 
 # -- why an event is interpreted --------------------------------------------------------------------
@@ -384,7 +354,7 @@ def _reasons(event: EventStatements) -> Iterable[str]:
         if edge.truth().raises is not None and mapping.machine.catch_errors_as_events:
             yield f"guards of {edge.transition} may raise, and the chart catches errors as events"
     translated = all(guard.truth for edge in event.edges for guard in edge.guards)
-    if translated and set_order(compiled_sets(event, event.whens)) is None:
+    if translated and set_order(event.sets) is None:
         yield "a guard reads a column that the event assigns, so that one UPDATE cannot order its writes"
 
 
@@ -398,7 +368,7 @@ def _machine_reasons(mapping: MachineMapping) -> Iterable[str]:
 
 def _actions(mapping: MachineMapping, transition: Transition) -> Iterable[str]:
     """Callbacks that a compiled UPDATE would skip."""
-    names = mapping.machine_names | frozenset(dir(mapping.entity))
+    names = mapping.machine_names | mapping.model_names
     target = transition.target or transition.source
     groups = [transition.validators, transition.before, transition.on, transition.after]
     groups += [transition.source.exit, target.enter, target.invoke, mapping.machine.prepare]
@@ -408,91 +378,31 @@ def _actions(mapping: MachineMapping, transition: Transition) -> Iterable[str]:
                 yield str(spec)
 
 
-# -- what is written ----------------------------------------------------------------------------------
-
-
-def compiled_sets(
-    event: EventStatements, whens: list[tuple[ColumnElement[bool], Edge]]
-) -> dict[Column[Any], ColumnElement[Any]]:
-    """What a compiled UPDATE writes; a CASE only where the edges differ."""
-    mapping = event.mapping
-    state = mapping.columns[mapping.state]
-    per_edge = [_edge_sets(event, edge) for _, edge in whens]
-    sets: dict[Column[Any], ColumnElement[Any]] = {}
-    for column in dict.fromkeys(column for writes in per_edge for column in writes):
-        if all(writes.get(column) is per_edge[0].get(column) for writes in per_edge):
-            sets[column] = per_edge[0][column]
-        else:
-            cases = [(when, writes.get(column, column)) for (when, _), writes in zip(whens, per_edge, strict=True)]
-            sets[column] = case(*cases, else_=column)
-    targets = list(dict.fromkeys(edge.target for _, edge in whens))
-    if len(targets) == 1:
-        target = mapping.bound_state(targets[0])
-    else:
-        target = case(*((when, mapping.bound_state(edge.target)) for when, edge in whens), else_=state)
-    return sets | _bookkeeping(event, target)
-
-
-def _edge_sets(event: EventStatements, edge: Edge) -> dict[Column[Any], ColumnElement[Any]]:
-    sets = dict(_assigned(event.mapping, event.event))
-    if edge.enters:
-        sets |= _assigned(event.mapping, event.mapping.states[edge.target].id)
-    return sets
-
-
-def _assigned(mapping: MachineMapping, name: str) -> dict[Column[Any], ColumnElement[Any]]:
-    """The columns that a state or an event assigns; the same objects each time."""
-    return mapping.assigned_columns.get(name, {})
-
-
-def _assign_names(mapping: MachineMapping, steps: tuple[Step, ...]) -> Iterable[str]:
-    """The events that fired and the states that were entered, in order."""
-    for step in steps:
-        if step.event is not None and step.event in mapping.assigns:
-            yield step.event
-        target = step.transition.target
-        if target is not None and target.id in mapping.assigns and _enters(mapping, step.transition):
-            yield target.id
-
-
-def _bookkeeping(event: EventStatements, target: ColumnElement[Any]) -> dict[Column[Any], ColumnElement[Any]]:
-    """Token, version and state."""
-    mapping = event.mapping
-    state, version = mapping.columns[mapping.state], mapping.columns[mapping.version]
-    tokens = [bindparam(token_parameter(n), type_=Uuid()) for n in range(len(event.sources))]
-    first, *others = tokens
-    sources = [(state == mapping.bound_state(source)) for source in event.sources[1:]]
-    token = case(*zip(sources, others, strict=True), else_=first) if others else first
-    return {mapping.columns[mapping.token]: token, version: version + literal(1), state: target}
-
-
-def set_order(sets: Mapping[Column[Any], ColumnElement[Any]]) -> list[Column[Any]] | None:
-    """The columns, each written after all that read it; None if there is no such order.
-
-    MariaDB evaluates SET from left to right (https://mariadb.com/kb/en/update/), the others all at once.
-    """
-    reads = {column: _columns_read(value) - {column} for column, value in sets.items()}
-    order: list[Column[Any]] = []
-    left = list(sets)
-    while left:
-        free = next((c for c in left if not any(c in reads[other] for other in left if other is not c)), None)
-        if free is None:
-            return None
-        order.append(free)
-        left.remove(free)
-    return order
-
-
-def _columns_read(value: ColumnElement[Any]) -> set[Column[Any]]:
-    return {cast("Column[Any]", node) for node in visitors.iterate(value) if isinstance(node, Column)}
-
-
 def _parameters(clauses: Iterable[Any]) -> dict[str, bool]:
-    """Names of the event parameters that these clauses bind, and whether each is required."""
-    found: dict[str, bool] = {}
-    for clause in clauses:
-        for node in visitors.iterate(clause):
-            if isinstance(node, BindParameter) and str(node.key).startswith(PARAMETER):
-                name = str(node.key).removeprefix(PARAMETER)
-                found[name] = found.get(name, False) or bool(node.required)
-    return found
+    """Names of the event parameters that these clauses bind, and whether each is required.
+
+    Raises:
+        ConfigurationError: one name is bound in two ways, of which SQLAlchemy would take the last.
+    """
+    found: dict[str, BindParameter[Any]] = {}
+    required: dict[str, bool] = {}
+    for node in (node for clause in clauses for node in visitors.iterate(clause)):
+        if isinstance(node, BindParameter) and str(node.key).startswith(PARAMETER):
+            bound = cast("BindParameter[Any]", node)
+            name = bound.key.removeprefix(PARAMETER)
+            if not _alike(found.setdefault(name, bound), bound):
+                one, other = (f"as {each.type!r} with the default {each.value!r}" for each in (found[name], bound))
+                raise ConfigurationError(
+                    f"the parameter {name!r} is bound {one} and {other}; give the two different names; "
+                    "nothing was written"
+                )
+            required[name] = required.get(name, False) or bool(bound.required)
+    return required
+
+
+_SENT_AS_THEY_ARE = {types.Integer, types.Float, types.Numeric, types.String, types.NullType}
+
+
+def _alike(one: BindParameter[Any], other: BindParameter[Any]) -> bool:
+    kinds: set[Any] = {bound.type._type_affinity for bound in (one, other)}  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return one.value == other.value and (len(kinds) == 1 or kinds <= _SENT_AS_THEY_ARE)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["mint", "source_number", "variants"]
 
-MOST_SOURCES = 256
-
 
 def mint() -> UUID:
     """A fresh token: UUID version 7 (RFC 9562), ordered by time."""

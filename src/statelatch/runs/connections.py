@@ -9,6 +9,7 @@ from sqlalchemy import URL, Engine
 
 from statelatch.adapter import PersistenceAdapter
 from statelatch.engines import is_in_memory
+from statelatch.errors import ConfigurationError
 from statelatch.runs.plans import Answer, through
 from statelatch.runs.statements import RunStatements
 
@@ -39,9 +40,8 @@ class Connections:
 
     @property
     def vias(self) -> tuple[str, ...]:
-        """Their names, in order. A database in memory is gone with its connection: it has no second one."""
-        again = () if is_in_memory(self.primary.engine) else (RECONNECTED,)
-        return (PRIMARY, *again, *(via for via in self._adapters if via != PRIMARY))
+        """Their names, in the order in which they are tried."""
+        return (PRIMARY, RECONNECTED, *(via for via in self._adapters if via != PRIMARY))
 
     def ask(self, plan: Callable[[RunStatements], Plan[Result]]) -> Answer[Result]:
         """Run a plan over the first connection that answers."""
@@ -57,10 +57,6 @@ class Connections:
                     via = order.send(reply)
         except StopIteration as stop:
             return stop.value
-
-    def ask_primary(self, plan: Callable[[RunStatements], Plan[Result]]) -> Result:
-        """Run a plan over the primary alone."""
-        return self._run(PRIMARY, plan)
 
     def close(self) -> None:
         """Close the connections that were made here."""
@@ -87,7 +83,13 @@ class Connections:
 
     def _adapter(self, source: Source, mapping: Callable[[], MachineMapping]) -> PersistenceAdapter:
         if isinstance(source, PersistenceAdapter):
-            return source
-        adapter = PersistenceAdapter(source, mapping())
-        self._own.append(adapter)
+            adapter = source
+        else:
+            adapter = PersistenceAdapter(source, mapping())
+            self._own.append(adapter)
+        if is_in_memory(adapter.engine):
+            raise ConfigurationError(
+                "runs are written from several threads, and a database in memory belongs to one connection; "
+                "use a file: sqlite:///runs.db"
+            )
         return adapter

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -51,7 +52,7 @@ class RunContext:
         """Send a line to the run's subscribers. A subscriber that is too slow misses it; nothing waits."""
         self._execution.log(message)
 
-    def progress(self, current: int, total: int | None = None, step: str | None = None) -> None:
+    def progress(self, current: SupportsIndex, total: SupportsIndex | None = None, step: str | None = None) -> None:
         """Say how far the function is; subscribers see it at once, the database at the next heartbeat.
 
         Args:
@@ -60,12 +61,9 @@ class RunContext:
             step: what is being done.
 
         Raises:
-            ValueError: a number that no database holds.
+            ValueError: no number that every database holds.
         """
-        for name, number in (("current", current), ("total", total)):
-            if number is not None and not -LARGEST <= number <= LARGEST:
-                raise ValueError(f"{name}: expected an integer of 64 bits, found {number!r}")
-        self._execution.progress(current, total, step)
+        self._execution.progress(_whole("current", current), None if total is None else _whole("total", total), step)
 
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Call the hook, once, when somebody asks for the run to be cancelled; now if somebody has.
@@ -78,6 +76,17 @@ class RunContext:
     def on_close(self, hook: Callable[[], object]) -> None:
         """Call the hook when the run is over and its last word is written. What it raises is logged."""
         self._execution.on_close(hook)
+
+
+def _whole(name: str, number: SupportsIndex) -> int:
+    """The number as a plain `int`: NumPy's, for instance, are none to a driver."""
+    try:
+        whole = int(operator.index(number))
+    except TypeError:
+        whole = None
+    if whole is None or not -LARGEST <= whole <= LARGEST:
+        raise ValueError(f"{name}: expected an integer of 64 bits, found {number!r}")
+    return whole
 
 
 _current: ContextVar[RunContext] = ContextVar("statelatch_current_run")

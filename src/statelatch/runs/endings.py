@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from statelatch.runs.context import RunCancelled
 from statelatch.runs.error_text import error_text, error_type
@@ -18,7 +18,10 @@ __all__ = ["Ending", "cancelled", "completed", "failed", "jsonable", "raised"]
 logger = logging.getLogger("statelatch.runs")
 
 LARGEST_JSON = 2**20
-"""Characters of JSON that are kept of a result: no database may refuse a run's last word for its size."""
+"""Characters of JSON that are kept of a result: no database may refuse a run's last word for its size,"""
+
+DEEPEST_JSON = 31
+"""or for its levels: MariaDB has room for so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ def completed(run_id: UUID, value: object) -> Ending:
     """The function returned: it has completed, whatever was asked meanwhile."""
     stored = jsonable(value)
     if stored is None and value is not None:
-        logger.warning("run %s: its result is no JSON of at most %d characters; not stored", run_id, LARGEST_JSON)
+        logger.warning("run %s: its result is no JSON that every database holds; not stored", run_id)
     return Ending(target="completed", event="complete", params={"result": stored}, value=value)
 
 
@@ -68,9 +71,23 @@ def cancelled(error: BaseException | None = None) -> Ending:
 
 
 def jsonable(value: object, *, largest: int = LARGEST_JSON) -> Any:
-    """The value as JSON would give it back; None if it is no JSON, or too large."""
+    """The value as JSON would give it back; None if it is no JSON, too large, or more than some database holds."""
     try:
         text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+        if len(text) > largest:
+            return None
+        stored = json.loads(text)
+        json.dumps(stored, ensure_ascii=False).encode()  # half a surrogate pair is no text for MariaDB
+    except Exception:  # noqa: BLE001  the value's own methods may raise anything
         return None
-    return json.loads(text) if len(text) <= largest else None
+    return stored if _fits(stored, DEEPEST_JSON) else None
+
+
+def _fits(value: Any, levels: int) -> bool:
+    match value:
+        case dict():
+            return levels > 0 and all(_fits(item, levels - 1) for item in cast("dict[str, Any]", value).values())
+        case list():
+            return levels > 0 and all(_fits(item, levels - 1) for item in cast("list[Any]", value))
+        case _:
+            return True

@@ -38,7 +38,7 @@ ESCAPES = re.compile(
     r"""
       (?: \x1b\[ | \x9b ) [0-?]*+ [ -/]*+ [@-~]?                                     # CSI: colours, cursor
     | (?: \x1b[\]PX^_] | [\x9d\x90\x98\x9e\x9f] )                                    # OSC, DCS, SOS, PM, APC:
-      (?: [^\n\x07\x18\x1a\x1b\x80-\x9f]*+ (?: \x07 | \x1b\\ | \x9c ) )?             # up to their end, if it comes
+      [^\n\x07\x18\x1a\x1b\x80-\x9f]*+ (?: \x07 | \x1b\\ | \x9c )                    # up to their end, if it comes
     | \x1b [ -/]*+ [0-~]?                                                            # everything shorter
     """,
     re.VERBOSE,

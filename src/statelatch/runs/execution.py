@@ -50,13 +50,20 @@ class Execution:
         self._lock = threading.Lock()
         self._cancel_hooks: list[Callable[[], object]] = []
         self._close_hooks: list[Callable[[], object]] = []
+        self._stopped = False
         self._progress: Progress | None = None
-        self._progress_saved = True
+        self._saved: Progress | None = None
 
     def started(self) -> None:
         """Tell subscribers that the function begins."""
         self.claimed = True
         self._subscriptions.publish(Started(run_id=self.run_id, attempt=self.attempt))
+
+    def stopped(self) -> None:
+        """The function has ended: whoever asks it to stop from now on interrupts nothing."""
+        with self._lock:
+            self._stopped = True
+            self._cancel_hooks = []
 
     def log(self, message: str) -> None:
         """Tell subscribers a line."""
@@ -65,8 +72,7 @@ class Execution:
     def progress(self, current: int, total: int | None, step: str | None) -> None:
         """Tell subscribers how far the function is, and keep it for the next heartbeat."""
         said = Progress(run_id=self.run_id, current=current, total=total, step=None if step is None else clean(step))
-        with self._lock:
-            self._progress, self._progress_saved = said, False
+        self._progress = said
         self._subscriptions.publish(said)
 
     @property
@@ -74,12 +80,15 @@ class Execution:
         """The last that the function said."""
         return self._progress
 
-    def take_unsaved_progress(self) -> Progress | None:
-        """The last progress, if no heartbeat has taken it yet."""
-        with self._lock:
-            taken = None if self._progress_saved else self._progress
-            self._progress_saved = True
-        return taken
+    @property
+    def unsaved_progress(self) -> Progress | None:
+        """The last that the function said, if no heartbeat has saved it yet."""
+        last = self._progress
+        return None if last is self._saved else last
+
+    def saved(self, progress: Progress) -> None:
+        """A heartbeat has saved this."""
+        self._saved = progress
 
     def request_cancel(self) -> None:
         """Set the flag and call the hooks; the second time nothing happens."""
@@ -93,15 +102,20 @@ class Execution:
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Keep the hook, or call it if the request has come already."""
         with self._lock:
+            if self._stopped:
+                return
             if not self.cancel_requested.is_set():
                 self._cancel_hooks.append(hook)
                 return
         self._call([hook])
 
     def on_close(self, hook: Callable[[], object]) -> None:
-        """Keep the hook for the end of the run."""
+        """Keep the hook for the end of the run, or call it if that has come already."""
         with self._lock:
-            self._close_hooks.append(hook)
+            if not self.over:
+                self._close_hooks.append(hook)
+                return
+        self._call([hook])
 
     def close(self, finalized: Finalized) -> bool:
         """The run is over: tell everybody, once. Returns False if it was over already."""
@@ -109,7 +123,6 @@ class Execution:
             if self.over:
                 return False
             self.over = True
-            self._cancel_hooks = []
             hooks, self._close_hooks = self._close_hooks, []
         self._subscriptions.publish(finalized)
         self.finalized.set_result(finalized)
@@ -120,5 +133,7 @@ class Execution:
         for hook in hooks:
             try:
                 hook()
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # one that exits must not end the heartbeat's thread
                 logger.exception("run %s: a hook raised; the run's status is not affected", self.run_id)

@@ -57,17 +57,17 @@ class RunHandle:
         Raises:
             TimeoutError: the run is not over; it goes on.
             RunCancelled: the run was cancelled, whatever the function did afterwards.
-            NotAppliedError: the function returned, but the database holds another last word than `completed`.
+            NotAppliedError: the function returned, or was never called, but the database holds another last word.
             Exception: whatever the function raised.
         """
         finalized, ending = self.wait(timeout), self._execution.ending
-        if finalized.state == "cancelled" or ending is None:
+        if finalized.state == "cancelled" or (ending and ending.target == "cancelled"):
             raise RunCancelled(f"run {self.id} was cancelled")
-        if ending.exception is not None:
+        if ending and ending.exception is not None:
             raise ending.exception
         if self._execution.refusal is not None:
             raise self._execution.refusal
-        return ending.value
+        return ending and ending.value
 
     def events(self, maxsize: int = 1000) -> Subscription:
         """The run's events from now on, for `for` and `async for`; the last is its `Finalized`.

@@ -35,8 +35,9 @@ class Heartbeat:
         """Begin, unless it has begun."""
         with self._lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="statelatch-heartbeat", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="statelatch-heartbeat", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: if no thread is to be had, the next call tries again
 
     def stop(self) -> None:
         """End after the current beat, and wait for it."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from statelatch.errors import RequestError
+from statelatch.plans import load
 from statelatch.runs import endings, plans, worker
 from statelatch.runs.connections import Connections
 from statelatch.runs.execution import Execution
@@ -32,14 +33,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
+    from statelatch.plans import Plan
     from statelatch.runs.connections import Source
     from statelatch.runs.model import RunColumns
     from statelatch.runs.records import Cancellation
+    from statelatch.runs.statements import RunStatements
     from statelatch.runs.subscriptions import Subscription
 
 __all__ = ["RunManager"]
 
 LARGEST_PARAMS = 2**16
+CLOSED = "this RunManager is shut down; start a new one"
 
 
 class RunManager:
@@ -106,18 +110,18 @@ class RunManager:
         Raises:
             ActiveRunExistsError: another run holds the key; `run_id` says which.
             ConnectionFailureError: the database did not answer; the function was not called.
-            RequestError: a coroutine function, a key or name that is too long, attempts below 1.
+            RequestError: a coroutine function, a key or name that is too long or no text, attempts below 1.
             RuntimeError: the manager is shut down.
             Exception: whatever the executor raised when it refused; the run is `failed` with that cause.
         """
         name = name or _name_of(function)
         _check_start(function, key, name, max_attempts)
         if self._closing:
-            raise RuntimeError("this RunManager is shut down; start a new one")
+            raise RuntimeError(CLOSED)
         run_id = new_run_id()
         params = endings.jsonable({"args": list(args), "kwargs": kwargs}, largest=LARGEST_PARAMS)
         values = {"id": run_id, "key": key, "name": name, "max_attempts": max_attempts, "params": params}
-        self._connections.ask_primary(lambda runs: plans.create(runs, values))
+        self._connections.ask(lambda runs: plans.create(runs, values)).unwrap()
         execution = Execution(run_id, _worker_name(), self._subscriptions)
         self._submit(execution, worker.Call(function, args, kwargs))
         return RunHandle(self, execution)
@@ -125,9 +129,12 @@ class RunManager:
     def _submit(self, execution: Execution, call: worker.Call) -> None:
         with self._lock:
             self._executions[execution.run_id] = execution
+            closing = self._closing  # if not, `shutdown` will find it
         execution.finalized.add_done_callback(lambda _: self._forget(execution))
-        self._heartbeat.start()
         try:
+            if closing:
+                raise RuntimeError(CLOSED)
+            self._heartbeat.start()
             assert self._executor is not None, "one of the two is set"  # noqa: S101
             future = self._executor.submit(self._work, execution, call)
         except BaseException as error:
@@ -189,17 +196,16 @@ class RunManager:
             RowNotFoundError: there is no such run.
             ConnectionFailureError: the database did not answer.
         """
-        snapshot = self._connections.primary.load(run_id)
+        snapshot = self._connections.ask(lambda runs: load(runs.of_mapping, run_id)).unwrap()
         return self._connections.primary.mapping.restored(snapshot.values)
 
     def active(self, key: str) -> RunColumns | None:
         """The run that holds the key, if one does."""
-        return self._first(self._connections.ask_primary(lambda runs: plans.select(runs.holder, run_key=key)))
+        return self._first(lambda runs: plans.select(runs.holder, run_key=key))
 
     def current_or_latest(self, key: str) -> RunColumns | None:
         """The run that holds the key, else the newest that ever did."""
-        rows = self._connections.ask_primary(lambda runs: plans.select(runs.current_or_latest, run_key=key))
-        return self._first(rows)
+        return self._first(lambda runs: plans.select(runs.current_or_latest, run_key=key))
 
     def runs(
         self, *, key: str | None = None, name: str | None = None, status: str | None = None, limit: int | None = None
@@ -219,11 +225,13 @@ class RunManager:
         mapping = self._connections.primary.mapping
         if status is not None:
             mapping.in_state(status)
-        filters = {column: value for column, value in (("key", key), ("name", name), ("status", status)) if value}
-        rows = self._connections.ask_primary(lambda runs: plans.select(runs.listing(filters, limit)))
+        asked = {"key": key, "name": name, "status": status}
+        filters = {column: value for column, value in asked.items() if value is not None}
+        rows = self._connections.ask(lambda runs: plans.select(runs.listing(filters, limit))).unwrap()
         return [mapping.restored(row) for row in rows]
 
-    def _first(self, rows: Sequence[Mapping[str, Any]]) -> RunColumns | None:
+    def _first(self, plan: Callable[[RunStatements], Plan[Sequence[Mapping[str, Any]]]]) -> RunColumns | None:
+        rows = self._connections.ask(plan).unwrap()
         return self._connections.primary.mapping.restored(rows[0]) if rows else None
 
     # -- events -------------------------------------------------------------------------------------------
@@ -274,22 +282,22 @@ class RunManager:
             self._watched = set(watched)
         if not executions and not watched:
             return
-        told = self._told(executions, watched)
-        rows = self._connections.ask(lambda runs: plans.beat(runs, told)).unwrap()
-        for row in rows:
-            self._seen(self._connections.primary.mapping.restored(row), executions)
-
-    def _told(self, executions: Mapping[UUID, Execution], watched: Sequence[UUID]) -> Beat:
-        due = time.monotonic() - self._renewed >= self._lease / 3
-        if due:
-            self._renewed = time.monotonic()
-        unsaved = [(e.worker, e.take_unsaved_progress()) for e in executions.values()]
-        return Beat(
-            workers=[e.worker for e in executions.values()] if due else [],
-            progress=[(owner, progress) for owner, progress in unsaved if progress is not None],
+        began = time.monotonic()
+        renew = began - self._renewed >= self._lease / 3
+        unsaved = [(e, progress) for e in executions.values() if (progress := e.unsaved_progress)]
+        told = Beat(
+            workers=[e.worker for e in executions.values()] if renew else [],
+            progress=[(e.worker, progress) for e, progress in unsaved],
             watched=[*executions, *watched],
             lease=self._lease,
         )
+        rows = self._connections.ask(lambda runs: plans.beat(runs, told)).unwrap()
+        if renew:
+            self._renewed = began
+        for execution, progress in unsaved:
+            execution.saved(progress)
+        for row in rows:
+            self._seen(self._connections.primary.mapping.restored(row), executions)
 
     def _seen(self, run: RunColumns, executions: Mapping[UUID, Execution]) -> None:
         execution = executions.get(run.id)
@@ -344,6 +352,8 @@ def _check_start(function: Callable[..., Any], key: str | None, name: str, max_a
             raise RequestError(
                 f"{label}: expected 1 to {KEY_LENGTH} characters, found {len(text)}; nothing was written"
             )
+        if text is not None and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+            raise RequestError(f"{label}: expected text that every database holds, found {text!r}; nothing was written")
     if max_attempts < 1:
         raise RequestError(f"max_attempts: expected at least 1, found {max_attempts}; nothing was written")
 

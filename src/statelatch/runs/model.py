@@ -13,11 +13,11 @@ from uuid import UUID
 import uuid_utils.compat
 from sqlalchemy import JSON, BigInteger, ColumnElement, Computed, Index, String, Text, Uuid, and_, bindparam, case, func
 from sqlalchemy import column as named
-from sqlalchemy import false as sql_false
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 from statelatch.columns import TransitionColumns, UTCDateTime, from_now, now, state_text
+from statelatch.errors import ConfigurationError
 from statelatch.mapping import MachineMapping
 from statelatch.runs.lifecycle import RunLifecycle
 
@@ -103,7 +103,7 @@ class RunColumns(TransitionColumns):
     @holds_lease.inplace.expression
     @classmethod
     def _holds_lease(cls, worker: Any) -> ColumnElement[bool]:
-        return func.coalesce(cls.lease_owner == worker, sql_false())
+        return cls.lease_owner == worker
 
     @hybrid_property
     def lease_expired(self) -> bool:
@@ -147,21 +147,23 @@ def run_mapping(entity: type[Any] = Run) -> MachineMapping:
         entity: a declarative class with the mixin.
 
     Raises:
-        ConfigurationError: the entity lacks a column, or changed one so that the lifecycle cannot work.
+        ConfigurationError: the entity lacks the mixin, or changed a column so that the lifecycle cannot work.
     """
+    if not (isinstance(entity, type) and issubclass(entity, RunColumns)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"entity: expected a declarative class with the mixin RunColumns, found {entity!r}")
     return MachineMapping(machine=RunLifecycle, entity=entity, state="status", assigns=_assigns(entity))
 
 
 def _assigns(entity: type[Any]) -> dict[str, dict[str, object]]:
     """What each state and event of the lifecycle writes besides the state."""
     progress = {
-        name: func.coalesce(bindparam(name, None, type_=entity.__table__.c[name].type), getattr(entity, name))
+        name: func.coalesce(bindparam(name, None, type_=getattr(entity, name).type), getattr(entity, name))
         for name in ("progress_current", "progress_total", "progress_step")
     }
     ended = {"finished_at": now(), "lease_expires_at": None, **progress}
     no_error = {"error": None, "error_type": None}
     return {
-        "pending": {"lease_owner": None, "lease_expires_at": None},
+        "pending": {"lease_owner": None, "lease_expires_at": None, **no_error},
         "running": {**no_error, "finished_at": None},
         "start": {
             "lease_owner": bindparam("worker"),

@@ -39,19 +39,23 @@ TRIES = 3
 def create(runs: RunStatements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     """Insert a pending run; the database refuses a second active one of the same key.
 
+    The id is the caller's and new: if a row has it, an earlier try with a lost answer was written.
+
     Raises:
         ActiveRunExistsError: the key is busy, with the id of the run that holds it.
     """
-    key = values.get("key")
     for tries_left in reversed(range(TRIES)):
         try:
             return (yield from plans.create(runs.of_mapping, values))
         except Exception as error:
-            if key is None or not is_duplicate(error):
+            if not is_duplicate(error):
                 raise
-            holders = yield from select(runs.holder, run_key=key)
+            own = yield from select(runs.watch, ids=[values["id"]])
+            if own:
+                return (yield from plans.load(runs.of_mapping, values["id"]))
+            holders = yield from select(runs.holder, run_key=values.get("key"))
             if holders:
-                raise ActiveRunExistsError(run_key=key, run_id=holders[0]["id"]) from error
+                raise ActiveRunExistsError(run_key=values["key"], run_id=holders[0]["id"]) from error
             if not tries_left:  # each time the holder had ended before we could name it
                 raise
     raise AssertionError("the last try returns or raises")
@@ -80,7 +84,13 @@ def cancel(runs: RunStatements, run_id: UUID, token: UUID, *, force: bool) -> Pl
             raise _refused(runs, snapshot, "cancel", Reason.STATE)
         if snapshot.state == "running" and not force:
             return Cancellation(run_id=run_id, state="running", version=snapshot.version, written=False)
-    done = yield from _send(runs, run_id, "cancel", token, {})
+    try:
+        done = yield from _send(runs, run_id, "cancel", token, {})
+    except TransitionRefusedError as refusal:
+        if not asked.matched or refusal.state != "cancelled":
+            raise
+        # it was active when we asked, and its worker, or another caller, was faster than we
+        return Cancellation(run_id=run_id, state="cancelled", version=refusal.version, written=True)
     return Cancellation(run_id=run_id, state=done.target, version=done.version, written=True)
 
 

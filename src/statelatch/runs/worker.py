@@ -5,6 +5,7 @@ Nothing escapes: whatever the function, its hooks or the databases do ends in on
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,16 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def __call__(self) -> Any:
-        """Call it."""
-        return self.function(*self.args, **self.kwargs)
+        """Call it.
+
+        Raises:
+            TypeError: what it returned is still to be run.
+        """
+        value = self.function(*self.args, **self.kwargs)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise TypeError("the function returned a coroutine, which does not run in a thread; run it inside")
+        return value
 
 
 def work(execution: Execution, call: Call, connections: Connections, lease: float) -> None:
@@ -62,6 +71,8 @@ def _called(execution: Execution, call: Call) -> Ending:
             value = call()
     except BaseException as error:  # noqa: BLE001  a thread's SystemExit ends its run, too
         return endings.raised(error)
+    finally:
+        execution.stopped()
     return endings.completed(execution.run_id, value)
 
 

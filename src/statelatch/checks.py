@@ -1,0 +1,201 @@
+"""What must hold of a mapping, checked when it is built; what is wrong is a `ConfigurationError`.
+
+It says what to change, before any statement is sent.
+The order is the one in which a reader would mend it: machine, entity, columns, states, assigns, callbacks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import BindParameter, Integer, String, Table, Uuid, types
+from sqlalchemy import inspect as inspect_entity
+from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import visitors
+from statemachine import StateChart
+
+from statelatch import framework
+from statelatch.errors import ConfigurationError
+from statelatch.guards import NOT_PARAMETERS
+from statelatch.writes import clause_of, set_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from statemachine import State
+
+    from statelatch.mapping import MachineMapping
+
+__all__ = ["check"]
+
+
+def check(mapping: MachineMapping) -> None:
+    """Raise `ConfigurationError` for what could fail later."""
+    _check_machine(mapping.machine)
+    _check_entity(mapping.entity)
+    _check_columns(mapping)
+    _check_states(mapping)
+    _check_assigns(mapping)
+    _check_callbacks(mapping)
+
+
+def _check_machine(machine: object) -> None:
+    if not (isinstance(machine, type) and issubclass(machine, StateChart)):
+        raise ConfigurationError(f"machine: expected a StateMachine or StateChart class, found {machine!r}")
+    if not machine.states_map:
+        raise ConfigurationError(f"{machine.__name__} has no states; pass a machine that declares them")
+    for state in cast("Iterator[State]", machine.states_map.values()):
+        if not state.is_atomic or state.parent is not None or list(state.history):
+            raise ConfigurationError(
+                f"{machine.__name__}.{state.id}: compound, parallel and history states are not persisted by this "
+                "version; flatten the machine"
+            )
+        for transition in state.transitions:
+            if len(transition.targets) > 1:
+                raise ConfigurationError(
+                    f"{machine.__name__}, {transition}: it enters several states at once; give it one target"
+                )
+    lost = {state.id for state in machine.states} - {state.id for state in machine.states_map.values()}
+    if lost:
+        raise ConfigurationError(
+            f"{machine.__name__}: the state{'s' * (len(lost) > 1)} {', '.join(sorted(lost))} and another have the same "
+            "value; give each state a value of its own"
+        )
+
+
+def _check_entity(entity: type[Any]) -> None:
+    try:
+        mapper: object = inspect_entity(entity)
+    except (NoInspectionAvailable, SQLAlchemyError) as error:
+        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r} ({error})") from error
+    if not isinstance(mapper, Mapper):
+        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r}; pass the class itself")
+    if mapper.version_id_col is not None:
+        raise ConfigurationError(
+            f"{entity.__name__} sets version_id_col: a flush would count as a transition; "
+            "remove it from __mapper_args__, statelatch keeps the version"
+        )
+    if not isinstance(mapper.local_table, Table):
+        raise ConfigurationError(f"{entity.__name__} is mapped to {mapper.local_table!r}; map it to a table")
+    if len(mapper.tables) > 1:
+        raise ConfigurationError(
+            f"{entity.__name__} spans the tables {', '.join(map(str, mapper.tables))}; "
+            "one UPDATE writes one table: map the class that holds the state to a single table"
+        )
+
+
+def _check_columns(mapping: MachineMapping) -> None:
+    roles = {"state": mapping.state, "version": mapping.version, "token": mapping.token}
+    for role, attribute in roles.items():
+        _check_attribute(mapping, attribute, f"{role}={attribute!r}")
+    if len(set(roles.values())) < len(roles):
+        raise ConfigurationError(f"state, version and token must be three attributes, found {roles}")
+    version, token = mapping.columns[mapping.version], mapping.columns[mapping.token]
+    if not isinstance(version.type, Integer):
+        raise ConfigurationError(f"{version}: the version must be an Integer column, found {version.type!r}")
+    if version.nullable:
+        raise ConfigurationError(f"{version}: the version is nullable; declare it Mapped[int] (NOT NULL)")
+    if not (isinstance(token.type, Uuid) and token.type.as_uuid):
+        raise ConfigurationError(f"{token}: the token must be a Uuid column, as_uuid, found {token.type!r}")
+
+
+def _check_attribute(mapping: MachineMapping, attribute: str, where: str) -> None:
+    if attribute not in mapping.columns:
+        name = mapping.entity.__name__
+        raise ConfigurationError(f"{where}: {name} has no such column; it has {', '.join(mapping.columns)}")
+
+
+def _check_states(mapping: MachineMapping) -> None:
+    column = mapping.columns[mapping.state]
+    for value in mapping.states:
+        problem = _misfit(column.type, value)
+        if problem:
+            raise ConfigurationError(f"{column}: the state value {value!r} does not fit: {problem}")
+
+
+def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
+    """What keeps a column of this type from holding this value."""
+    match kind:
+        case types.Enum(enum_class=type() as members):
+            return None if isinstance(value, members) else f"the column holds members of {members.__name__}"
+        case types.Enum():
+            return None if value in kind.enums else f"the column's Enum has {', '.join(kind.enums)}"
+        case String(length=length):
+            if not isinstance(value, str):
+                return f"the column is text, the value {type(value).__name__}"
+            if length is not None and len(value) > length:
+                return f"it has {len(value)} characters, the column {length}; lengthen the column"
+            return None
+        case Integer():
+            return None if isinstance(value, int) else f"the column is an Integer, the value {type(value).__name__}"
+        case other:
+            return f"the state column must be text, Enum or Integer, found {other!r}"
+
+
+def _check_assigns(mapping: MachineMapping) -> None:
+    for name, columns in mapping.assigns.items():
+        is_state, is_event = name in mapping.states_by_id, name in mapping.events
+        if is_state == is_event:
+            problem = "both a state and an event" if is_state else "neither a state nor an event"
+            raise ConfigurationError(f"assigns[{name!r}]: {problem} of {mapping.machine.__name__} has that name")
+        for attribute, value in columns.items():
+            _check_attribute(mapping, attribute, f"assigns[{name!r}][{attribute!r}]")
+            if attribute == mapping.state or attribute in mapping.kept:
+                raise ConfigurationError(
+                    f"assigns[{name!r}][{attribute!r}]: state, version, token, key and generated columns "
+                    "are not assigned; remove it"
+                )
+            _check_assigned(f"assigns[{name!r}][{attribute!r}]", value)
+    _check_order(mapping)
+
+
+def _check_assigned(where: str, value: object) -> None:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ConfigurationError(f"{where}: naive datetime {value!r}; say which zone it is in")
+    clause = clause_of(value)
+    for node in visitors.iterate(clause) if clause is not None else ():
+        if isinstance(node, BindParameter) and node.key in NOT_PARAMETERS:
+            raise ConfigurationError(
+                f"{where}: no event can have a parameter {node.key!r}: `send` or python-statemachine has an argument "
+                "of that name; rename it"
+            )
+
+
+def _check_order(mapping: MachineMapping) -> None:
+    """MariaDB writes one column after the other: no two may read each other."""
+    for event in mapping.events:
+        for state in mapping.states.values():
+            sets = {**mapping.assigned_columns.get(event, {}), **mapping.assigned_columns.get(state.id, {})}
+            if set_order(sets) is None:
+                names = ", ".join(column.name for column in sets)
+                raise ConfigurationError(
+                    f"assigns: {event!r} and {state.id!r} write {names}, which read each other in a circle; "
+                    "compute one of them in a callback"
+                )
+
+
+def _check_callbacks(mapping: MachineMapping) -> None:
+    """Resolve every name that a callback or guard has, without evaluating any of them."""
+    if framework.has_listeners(mapping.machine):  # a listener may bring the name
+        return
+    known = mapping.machine_names | mapping.model_names
+    name, entity = mapping.machine.__name__, mapping.entity.__name__
+    for state in mapping.states.values():
+        for owner in (state, *state.transitions):
+            for spec in framework.callbacks_of(owner):
+                try:
+                    missing = framework.names_in(spec) - known
+                except ValueError as error:
+                    raise ConfigurationError(f"{name}, {owner}: {error}") from error
+                if mapping.state in missing:
+                    raise ConfigurationError(
+                        f"{name}, {owner}: it refers to {mapping.state}, which python-statemachine hides from guards; "
+                        "write In('...') with the id of a state"
+                    )
+                if missing and not spec.is_convention:
+                    raise ConfigurationError(
+                        f"{name}, {owner}: it refers to {', '.join(sorted(missing))}, which neither the machine nor "
+                        f"{entity} has; add a column, a hybrid or a method of that name"
+                    )

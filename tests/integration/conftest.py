@@ -1,0 +1,23 @@
+"""Fixtures of the runs: a database with their table, and a manager on it."""
+
+from collections.abc import Generator
+
+import pytest
+from sqlalchemy import Engine
+
+from statelatch.runs import RunManager, create_tables
+
+
+@pytest.fixture
+def runs_engine(engine: Engine) -> Engine:
+    """An engine on a database that has the runs' table, empty."""
+    create_tables(engine)
+    return engine
+
+
+@pytest.fixture
+def manager(runs_engine: Engine) -> Generator[RunManager]:
+    """A manager whose heart beats so seldom that a test can count what else is sent."""
+    manager = RunManager(runs_engine, heartbeat=9.0)
+    yield manager
+    manager.shutdown(cancel=True)

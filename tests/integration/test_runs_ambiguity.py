@@ -1,0 +1,98 @@
+"""The acknowledgement of a COMMIT is lost: what was written is found out by its token, and never guessed.
+
+The fault is real: the connection is killed in the moment of COMMIT, after the write has landed or before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from statelatch.runs import Outcome, RunCancelled, RunManager
+from tests.outages import LostCommit, Outage
+from tests.runs import PATIENCE, everything, nothing, stored
+
+
+def broken() -> None:
+    """Fail."""
+    raise ValueError("broken")
+
+
+def stopping() -> None:
+    """Stop as cancelled."""
+    raise RunCancelled
+
+
+WORDS = [
+    pytest.param(nothing, "completed", 0, id="completed"),
+    pytest.param(broken, "failed", 0, id="failed"),
+    pytest.param(stopping, "cancelled", 0, id="cancelled, at the request"),
+    pytest.param(stopping, "cancelled", 1, id="cancelled, at the transition"),
+]
+
+
+@pytest.fixture
+def lonely(runs_engine: Engine) -> Generator[RunManager]:
+    """A manager without fallbacks, whose heart does not beat during a test."""
+    with RunManager(runs_engine, heartbeat=29.0) as manager:
+        yield manager
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["landed", "not landed"])
+@pytest.mark.parametrize(("function", "state", "skip"), WORDS)
+def test_a_last_word_whose_commit_is_lost_is_written_once(
+    lonely: RunManager, runs_engine: Engine, *, function: Callable[[], None], state: str, skip: int, landed: bool
+) -> None:
+    """Whether the write had landed or not: applied, once, at version 3; found out over a new connection."""
+    lost = LostCommit(runs_engine, landed=landed)
+
+    def last_deed() -> None:
+        lost.arm(skip=skip)
+        function()
+
+    said = lonely.start(last_deed).wait(PATIENCE)
+
+    assert lost.strikes == 1
+    assert (state, Outcome.APPLIED, 3, "reconnected") == (said.state, said.outcome, said.version, said.via)
+    row = stored(runs_engine, said.run_id)
+    assert (state, 3, 1) == (row.status, row.version, row.attempt)
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["landed", "not landed"])
+@pytest.mark.parametrize(("skip", "what"), [(0, "the insert"), (1, "the claim")])
+def test_a_start_whose_commit_is_lost_happens_once(
+    lonely: RunManager, runs_engine: Engine, *, skip: int, what: str, landed: bool
+) -> None:
+    """The row is there once, the function is called once, and the key is not taken for busy."""
+    called: list[int] = []
+    lost = LostCommit(runs_engine, landed=landed)
+    lost.arm(skip=skip)
+    said = lonely.start(called.append, 1, key="k").wait(PATIENCE)
+
+    assert (what, lost.strikes) == (what, 1)
+    assert ("completed", Outcome.APPLIED, 3) == (said.state, said.outcome, said.version)
+    assert [("completed", 3, 1)] == [(row.status, row.version, row.attempt) for row in everything(runs_engine)]
+    assert called == [1]
+
+
+def test_a_commit_that_is_lost_again_and_again(runs_engine: Engine) -> None:
+    """Three connections in turn lose the acknowledgement, the first write has landed: the fourth recognises it."""
+    fallbacks = [create_engine(runs_engine.url) for _ in range(2)]
+    losses = [LostCommit(engine, landed=True) for engine in (runs_engine, *fallbacks)]
+    outage = Outage(runs_engine)
+
+    def last_deed() -> None:
+        for lost in losses:
+            lost.arm()
+        outage.away = True  # no reconnection; the primary's pooled connection stays
+
+    with RunManager(runs_engine, fallbacks=[*fallbacks, runs_engine.url], heartbeat=29.0) as manager:
+        said = manager.start(last_deed).wait(PATIENCE)
+        outage.end()
+    for engine in fallbacks:
+        engine.dispose()
+
+    assert [1, 1, 1] == [lost.strikes for lost in losses]
+    assert ("completed", Outcome.APPLIED, 3, "fallback 3") == (said.state, said.outcome, said.version, said.via)

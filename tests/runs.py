@@ -1,0 +1,79 @@
+"""What the tests of runs share: functions to run, and a row as another connection sees it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from statelatch.runs import Run, current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from uuid import UUID
+
+    from sqlalchemy import Engine
+
+PATIENCE = 20.0
+"""Seconds after which something that must happen has not happened."""
+
+
+class Gate:
+    """A function's way to say that it has begun, and to wait until it may go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, value: object = None) -> object:
+        """Wait at the gate, then return the value."""
+        self.reached.set()
+        assert self.opened.wait(PATIENCE), "nobody opened the gate"
+        return value
+
+    def wait(self) -> None:
+        """Wait until the function stands at the gate."""
+        assert self.reached.wait(PATIENCE), "the function never came"
+
+    def open(self) -> None:
+        """Let it go on."""
+        self.opened.set()
+
+
+@contextmanager
+def at_gate() -> Generator[Gate]:
+    """A gate that is open in the end, whatever happens: a test that fails must not hang in `shutdown`."""
+    gate = Gate()
+    try:
+        yield gate
+    finally:
+        gate.open()
+
+
+def until_cancelled(reached: threading.Event | None = None) -> None:
+    """Wait to be cancelled, and stop."""
+    asked = threading.Event()
+    current_run().on_cancel(asked.set)
+    if reached is not None:
+        reached.set()
+    assert asked.wait(PATIENCE), "nobody cancelled the run"
+    current_run().raise_if_cancelled()
+
+
+def nothing() -> None:
+    """Return at once."""
+
+
+def stored(engine: Engine, run_id: UUID) -> Run:
+    """The run's row, read anew and not by the product."""
+    with Session(engine) as session:
+        return session.scalars(select(Run).where(Run.id == run_id)).one()
+
+
+def everything(engine: Engine) -> list[Run]:
+    """All rows, oldest first."""
+    with Session(engine) as session:
+        return list(session.scalars(select(Run).order_by(Run.created_at, Run.id)))

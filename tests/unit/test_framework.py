@@ -1,0 +1,358 @@
+"""The contract of `statelatch.framework`: what statelatch relies on in python-statemachine 3.2, beyond its manual.
+
+When a new version of the framework breaks one of these, the pin in pyproject.toml stays and this room is mended.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import pytest
+from statemachine import Event, State, StateChart, StateMachine
+from statemachine.callbacks import CallbackSpec
+from statemachine.exceptions import TransitionNotAllowed
+from statemachine.transition import Transition
+
+from statelatch import framework
+
+
+@dataclass
+class Row:
+    """A model, as an entity would be."""
+
+    state: str | None = None
+    ready: bool = True
+    held: bool = False
+    v: int = 0
+    number: int = 0
+
+
+class Journal:
+    """A listener that writes down every callback it is given."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    def prepare_event(self) -> dict[str, object]:
+        self.entries.append("prepare")
+        return {}
+
+    def before_transition(self) -> None:
+        self.entries.append("before")
+
+    def on_exit_state(self) -> None:
+        self.entries.append("exit")
+
+    def on_transition(self) -> None:
+        self.entries.append("on")
+
+    def on_enter_state(self) -> None:
+        self.entries.append("enter")
+
+    def after_transition(self) -> None:
+        self.entries.append("after")
+
+
+class Door(StateMachine):
+    """A machine with an event of each kind."""
+
+    closed = State(initial=True)
+    ajar = State()
+    gone = State(final=True)
+
+    push = closed.to(ajar, cond="ready", unless="held", validators="look")
+    knock = closed.to(closed)
+    peep = closed.to(closed, internal=True)
+    take_away = closed.to(gone) | ajar.to(gone)
+    idle = Event()
+
+    def look(self) -> None:
+        """See who is there."""
+
+
+class SwingDoor(StateChart[Row]):
+    """The same as a chart, whose self-transitions enter again even when they are internal."""
+
+    closed = State(initial=True)
+    gone = State(final=True)
+
+    knock = closed.to(closed)
+    peep = closed.to(closed, internal=True)
+    take_away = closed.to(gone)
+
+
+class Spelled(StateMachine):
+    """Guards in every spelling."""
+
+    a = State(initial=True)
+    b = State(final=True)
+
+    go = a.to(b, cond=["ready", "!held ^ ready", "ready v held", "held != 3", "In('a')"], unless="held")
+    lone = a.to(b, cond="v")
+    python = a.to(b, cond=lambda: True)
+
+
+def transition(machine: type[StateChart[Any]], event: str) -> Transition:
+    """The first transition of this event."""
+    states = machine.states_map.values()
+    return next(each for state in states for each in state.transitions if each.match(event))
+
+
+def guards(event: str) -> list[CallbackSpec]:
+    """The guards of an event of `Spelled`."""
+    return list(transition(Spelled, event).cond)
+
+
+def test_the_framework_is_the_one_that_is_pinned() -> None:
+    """The contract holds for the versions that pyproject.toml allows."""
+    assert version("python-statemachine").startswith("3.2.")
+
+
+@pytest.mark.parametrize("machine", [Door, SwingDoor])
+def test_order_of_callbacks(machine: type[StateChart[Any]]) -> None:
+    """One event calls prepare, before, exit, on, enter, after, in this order."""
+    journal = Journal()
+    door = machine(Row(), listeners=[journal])
+    journal.entries.clear()
+
+    framework.send(door, "take_away", {})
+
+    assert [entry for entry in journal.entries if entry != "prepare"] == ["before", "exit", "on", "enter", "after"]
+    assert journal.entries[0] == "prepare"
+
+
+def test_a_validator_runs_before_the_guards() -> None:
+    """What a validator raises is raised even where a guard would have been false."""
+
+    class Strict(Door):
+        def look(self) -> None:
+            raise PermissionError
+
+    with pytest.raises(PermissionError):
+        framework.send(Strict(Row(ready=False)), "push", {})
+
+
+def test_what_is_raised_in_after_takes_nothing_back() -> None:
+    """The state has changed by then, which is why statelatch records a transition before `after` runs."""
+
+    class Loud(Door):
+        def after_take_away(self) -> None:
+            raise RuntimeError
+
+    row = Row()
+    with pytest.raises(RuntimeError):
+        framework.send(Loud(row), "take_away", {})
+
+    assert row.state == "gone"
+
+
+def test_a_built_machine_in_a_known_state_runs_nothing() -> None:
+    """Building a machine on a row that has a state calls no callback."""
+    journal = Journal()
+    Door(Row(state="ajar"), listeners=[journal])
+
+    assert journal.entries == []
+
+
+def test_event_ids_are_those_that_a_transition_has() -> None:
+    """Events come in the order of their declaration; one without a transition is none."""
+    assert framework.event_ids(Door) == ("push", "knock", "peep", "take_away")
+
+
+@pytest.mark.parametrize(
+    ("machine", "event", "expected"),
+    [
+        (Door, "push", True),
+        (Door, "knock", True),
+        (Door, "peep", False),
+        (SwingDoor, "knock", True),
+        (SwingDoor, "peep", True),
+    ],
+)
+def test_which_transitions_enter_their_target(machine: type[StateChart[Any]], event: str, expected: bool) -> None:
+    """`enters` says of a self-transition what the engine does."""
+    journal = Journal()
+    door = machine(Row(), listeners=[journal])
+    journal.entries.clear()
+
+    framework.send(door, event, {})
+
+    assert expected == ("enter" in journal.entries)
+    assert expected == framework.enters(machine, transition(machine, event))
+
+
+def test_states_are_no_names_for_guards() -> None:
+    """A guard is not found under a state's id, but under an event's and a method's."""
+    assert framework.names_on(Door) >= {"push", "look", "name"}
+    assert not framework.names_on(Door) & {"closed", "ajar", "states", "model"}
+
+
+def test_guards_in_python_spelling() -> None:
+    """`!`, `^` and `v` are spelled out, `!=` is not; a column called `v` stays one."""
+    assert [framework.guard_expression(spec) for spec in guards("go")] == [
+        "ready",
+        "not held  and  ready",
+        "ready  or  held",
+        "held != 3",
+        "In('a')",
+        "held",
+    ]
+    assert [framework.guard_expression(spec) for spec in guards("lone")] == ["v"]
+
+
+def test_which_guards_stand_under_unless() -> None:
+    """`unless` is the same list with another expectation, after `cond`."""
+    assert [framework.is_unless(spec) for spec in guards("go")] == [False] * 5 + [True]
+
+
+def test_which_guards_are_names() -> None:
+    """A callable is not looked up by name."""
+    assert [framework.is_name(spec) for spec in guards("python")] == [False]
+    assert all(framework.is_name(spec) for spec in guards("go"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ("ready", {"ready"}),
+        ("!held and 1 < ready", {"held", "ready"}),
+        ("In('a') and ready", {"ready"}),
+        ("a == b == c", set("abc")),
+    ],
+)
+def test_names_in_a_guard(expression: str, names: set[str]) -> None:
+    """The names of an expression are those that the framework would look up."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond=expression)
+
+    assert names == framework.names_in(next(iter(transition(Machine, "go").cond)))
+
+
+@pytest.mark.parametrize("expression", ["ready in held", "-ready", "ready + held", "f(ready)", "ready and", "ready.x"])
+def test_what_is_no_guard_is_told(expression: str) -> None:
+    """An expression that the framework would refuse when the machine is built is a ValueError before."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond=expression)
+
+    with pytest.raises(ValueError, match="not a guard expression"):
+        framework.names_in(next(iter(transition(Machine, "go").cond)))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (Row(ready=False), ("ready",)),
+        (Row(held=True), ("!held ^ ready",)),
+        (Row(number=3), ()),
+    ],
+)
+def test_the_first_false_guard_is_named(row: Row, expected: tuple[str, ...]) -> None:
+    """Of a refused event's guards the first false one is named, as the machine spells it."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond=["ready", "!held ^ ready"])
+
+    assert expected == framework.false_guards(Machine(row), "go", {})
+
+
+def test_false_guards_of_coroutines() -> None:
+    """Guards that are coroutines are awaited, not taken for true."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond="later")
+
+        async def later(self) -> bool:
+            await asyncio.sleep(0)
+            return False
+
+    machine = Machine(Row())
+    machine.activate_initial_state()
+
+    assert framework.has_async_callbacks(machine)
+    assert framework.false_guards(machine, "go", {}) == ("later",)
+
+
+def test_operands_are_not_evaluated_in_vain() -> None:
+    """`and`, `or` and chains of comparisons stop at the operand that decides: the rest cannot raise."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond=["ready or boom", "not (held and boom)", "not (1 < number < boom)"])
+
+        def boom(self) -> bool:
+            raise AssertionError
+
+    row = Row()
+    framework.send(Machine(row), "go", {})
+
+    assert row.state == "b"
+
+
+def test_an_event_without_transition() -> None:
+    """A machine raises where a chart takes no notice: statelatch refuses both."""
+    with pytest.raises(TransitionNotAllowed):
+        framework.send(Door(Row(state="gone")), "push", {})
+    chart_row = Row(state="gone")
+    framework.send(SwingDoor(chart_row), "knock", {})
+
+    assert chart_row.state == "gone"
+
+
+@pytest.mark.parametrize(("name", "expected"), [("look", True), ("on_push", False)])
+def test_a_conventional_callback_need_not_exist(name: str, expected: bool) -> None:
+    """A callback by convention counts only where its name exists; one that is written down always does."""
+    specs = {str(spec): spec for spec in framework.callbacks_of(transition(Door, "push"))}
+
+    assert expected == framework.would_call(specs[name], framework.names_on(Door))
+
+
+def test_which_machines_have_listeners() -> None:
+    """Listeners of the class are seen, inherited ones too."""
+
+    class Watched(Door):
+        listeners: ClassVar = [Journal]
+
+    class Heir(Watched):
+        pass
+
+    assert [framework.has_listeners(machine) for machine in (Door, Watched, Heir)] == [False, True, True]
+
+
+def test_which_charts_handle_errors() -> None:
+    """A chart handles errors if a transition of it has the error event."""
+
+    class Careful(StateChart[Row]):
+        a = State(initial=True)
+        b = State(final=True)
+        error_execution = a.to(b)
+
+    assert framework.handles_errors(Careful)
+    assert not framework.handles_errors(Door)
+
+
+@pytest.mark.parametrize("name", sorted(framework.ENGINE_ARGUMENTS))
+def test_engine_arguments_are_injected(name: str) -> None:
+    """A callback gets each of these from the engine, whatever the event's parameters say."""
+    seen: dict[str, object] = {}
+
+    class Nosy(Door):
+        def on_take_away(self, **arguments: object) -> None:
+            seen.update(arguments)
+
+    parameters = {} if name == "machine" else {name: "mine"}  # `machine` is a TypeError
+    framework.send(Nosy(Row()), "take_away", parameters)
+
+    assert seen[name] is not None
+    assert seen[name] != "mine"

@@ -1,0 +1,106 @@
+"""Mapping: what a sound one knows of its machine, its entity and their keys."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from statemachine import State, StateMachine
+
+from statelatch import MachineMapping, RequestError, UnknownStateError
+from statelatch.columns import TransitionColumns
+
+
+class Base(DeclarativeBase):
+    """Base of the entities here."""
+
+
+class Flow(StateMachine):
+    """A sound machine."""
+
+    draft = State(initial=True)
+    paid = State()
+    done = State(final=True)
+
+    pay = draft.to(paid)
+    finish = paid.to(done)
+
+
+class Named(TransitionColumns, Base):
+    """Attributes that are called otherwise than their columns, and a key that the client makes."""
+
+    __tablename__ = "named"
+
+    ident: Mapped[UUID] = mapped_column("id", primary_key=True, default=uuid4)
+    tenant: Mapped[str] = mapped_column("tenant_id", String(8), primary_key=True, default="main")
+    status: Mapped[str] = mapped_column("st", String(8))
+
+
+@pytest.fixture
+def mapping() -> MachineMapping:
+    """A mapping whose attributes, columns and key are all called differently."""
+    return MachineMapping(machine=Flow, entity=Named, state="status")
+
+
+def test_attributes_are_named_not_columns(mapping: MachineMapping) -> None:
+    """Everything goes by the attribute's name; the column's name is the database's."""
+    assert list(mapping.columns) == ["ident", "tenant", "status", "version", "transition_token"]
+    assert mapping.key_attributes == ("ident", "tenant")
+    assert mapping.kept == {"ident", "tenant", "version", "transition_token"}
+
+
+def test_a_key_is_a_tuple_where_it_has_several_columns(mapping: MachineMapping) -> None:
+    """A composite key goes in and comes out as a tuple."""
+    key = (uuid4(), "main")
+
+    assert mapping.key_values(key) == {"latch_key_0": key[0], "latch_key_1": "main"}
+    assert key == mapping.key_of({"tenant": "main", "ident": key[0]})
+
+
+@pytest.mark.parametrize("key", [3, (3,), (uuid4(), None), (uuid4(), "main", 1), (str(uuid4()), "main")])
+def test_a_key_of_another_shape_is_refused(mapping: MachineMapping, key: object) -> None:
+    """A key with too few or too many columns, with None, or with text for a UUID is a RequestError."""
+    with pytest.raises(RequestError, match=r"expected a .*, found .*nothing was written"):
+        mapping.key_values(key)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [({}, {"ident", "tenant"}), ({"tenant": "x"}, {"ident"}), ({"ident": uuid4(), "tenant": "x"}, set[str]())],
+)
+def test_the_client_makes_the_key(mapping: MachineMapping, given: Mapping[str, Any], made: set[str]) -> None:
+    """A key with a default of its own is made before anything is sent, so that a lost INSERT can be looked up."""
+    assert made == set(mapping.made_by_client(given))
+
+
+@pytest.mark.parametrize(("value", "found"), [("Draft", "'Draft'"), (None, "None"), (0, "0")])
+def test_an_unknown_state_is_named(mapping: MachineMapping, value: object, found: str) -> None:
+    """A stored value that the machine lacks, or NULL, is an UnknownStateError with what it knows."""
+    with pytest.raises(UnknownStateError, match=f"holds the state {found}.*'draft', 'paid', 'done'") as caught:
+        mapping.known_state(7, value)
+
+    assert (caught.value.key, caught.value.value, caught.value.known) == (7, value, ("draft", "paid", "done"))
+
+
+def test_criteria_for_queries(mapping: MachineMapping) -> None:
+    """`in_state` and `terminal` are criteria on the state column."""
+
+    def sql(criterion: Any) -> str:
+        return str(criterion.compile(compile_kwargs={"literal_binds": True}))
+
+    assert sql(mapping.in_state("draft", "paid")) == "named.st IN ('draft', 'paid')"
+    assert sql(mapping.terminal()) == "named.st IN ('done')"
+
+
+def test_a_criterion_on_an_unknown_state_is_refused(mapping: MachineMapping) -> None:
+    """A misspelt state would match nothing for ever."""
+    with pytest.raises(RequestError, match="no state 'drafted'; it has draft, paid, done"):
+        mapping.in_state("drafted")
+
+
+def test_an_unknown_event_is_refused(mapping: MachineMapping) -> None:
+    """An event that the machine lacks is a RequestError that names those it has."""
+    with pytest.raises(RequestError, match="Flow has no event 'ship'; it has pay, finish; nothing was written"):
+        mapping.check_event("ship")

@@ -1,0 +1,153 @@
+"""The guards of the lifecycle: what each says of a row in Python, and that SQL says the same.
+
+The other databases are asked in `tests/integration/test_runs_guards.py`, with the rows and the comparison of here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, false, func, insert, not_, select
+from sqlalchemy.orm import Session
+
+from statelatch.errors import ConfigurationError
+from statelatch.runs import Run, RunColumns, RunLifecycle, create_tables, run_mapping
+from statelatch.runs.model import new_run_id
+
+WORKER = "host:1:a"
+LONG_AGO, FAR_AHEAD = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
+
+CANCELS = [None, LONG_AGO]
+OWNERS = [None, WORKER, WORKER.upper(), WORKER + " ", "other", ""]
+LEASES = [None, LONG_AGO, FAR_AHEAD]
+ATTEMPTS = [(0, 1), (1, 1), (2, 1), (1, 3)]
+
+GUARDS: dict[str, Any] = {
+    "startable": Run.startable,
+    "unclaimed": Run.unclaimed,
+    "cancel_requested": Run.cancel_requested,
+    "holds_lease": Run.holds_lease(WORKER),
+    "lease_expired": Run.lease_expired,
+    "attempts_used_up": Run.attempts_used_up,
+}
+
+
+def rows() -> Sequence[dict[str, object]]:
+    """A row for every combination of what the guards look at."""
+    return [
+        {
+            "id": new_run_id(),
+            "status": "running",
+            "cancel_requested_at": cancel,
+            "lease_owner": owner,
+            "lease_expires_at": lease,
+            "attempt": attempt,
+            "max_attempts": most,
+        }
+        for cancel, owner, lease, (attempt, most) in product(CANCELS, OWNERS, LEASES, ATTEMPTS)
+    ]
+
+
+def in_python(run: Run, guard: str) -> bool:
+    """What the Python half says."""
+    half = getattr(run, guard)
+    return half(WORKER) if guard == "holds_lease" else half
+
+
+def disagreements(engine: Engine) -> list[tuple[str, Run]]:
+    """The guards and rows of which this database says something else than Python, true or not true."""
+    create_tables(engine)
+    with Session(engine, expire_on_commit=False) as session:
+        session.execute(insert(Run), rows())
+        session.commit()
+        runs = session.scalars(select(Run)).all()
+        found: list[tuple[str, Run]] = []
+        for guard, expression in GUARDS.items():
+            holding = set(session.scalars(select(Run.id).where(expression)))
+            others = set(session.scalars(select(Run.id).where(not_(func.coalesce(expression, false())))))
+            found += [(guard, run) for run in runs if in_python(run, guard) != (run.id in holding)]
+            found += [(guard, run) for run in runs if in_python(run, guard) == (run.id in others)]
+    assert len(runs) == len(rows())
+    return found
+
+
+TRUTHS = [
+    ("startable", {"cancel_requested_at": None}, True),
+    ("startable", {"cancel_requested_at": LONG_AGO}, False),
+    ("unclaimed", {"lease_owner": None}, True),
+    ("unclaimed", {"lease_owner": ""}, False),
+    ("cancel_requested", {"cancel_requested_at": None}, False),
+    ("cancel_requested", {"cancel_requested_at": LONG_AGO}, True),
+    ("cancel_requested", {"cancel_requested_at": FAR_AHEAD}, True),
+    ("holds_lease", {"lease_owner": None}, False),
+    ("holds_lease", {"lease_owner": WORKER}, True),
+    ("holds_lease", {"lease_owner": WORKER.upper()}, False),
+    ("holds_lease", {"lease_owner": WORKER, "lease_expires_at": LONG_AGO}, True),
+    ("lease_expired", {"lease_expires_at": None}, False),
+    ("lease_expired", {"lease_expires_at": LONG_AGO}, True),
+    ("lease_expired", {"lease_expires_at": FAR_AHEAD}, False),
+    ("attempts_used_up", {"attempt": 0, "max_attempts": 1}, False),
+    ("attempts_used_up", {"attempt": 1, "max_attempts": 1}, True),
+    ("attempts_used_up", {"attempt": 2, "max_attempts": 1}, True),
+]
+
+
+@pytest.mark.parametrize(("guard", "columns", "expected"), TRUTHS, ids=str)
+def test_guards_in_python(guard: str, columns: dict[str, object], *, expected: bool) -> None:
+    """What each guard says of a row."""
+    assert expected is in_python(Run(**columns), guard)
+
+
+@pytest.fixture
+def sqlite() -> Generator[Engine]:
+    """SQLite in memory."""
+    engine = create_engine("sqlite://")
+    yield engine
+    engine.dispose()
+
+
+def test_guards_in_sql_agree_with_python(sqlite: Engine) -> None:
+    """Of rows with every combination of values and NULLs, each guard and its negation hold for the same ones."""
+    assert disagreements(sqlite) == []
+
+
+def test_every_guard_is_compared() -> None:
+    """No guard of the lifecycle is missing above."""
+    transitions = [transition for state in RunLifecycle.states for transition in state.transitions]
+    named = {
+        name.strip().removeprefix("not ")
+        for transition in transitions
+        for spec in transition.cond
+        for name in str(spec).split(" and ")
+    }
+
+    assert named == set(GUARDS)
+
+
+def test_run_ids_are_new_and_ordered_by_time() -> None:
+    """UUIDs of version 7; of two from one process the later is the greater, within a millisecond, too."""
+    ids = [new_run_id() for _ in range(1000)]
+
+    assert {7} == {each.version for each in ids}
+    assert ids == sorted(set(ids))
+
+
+def test_a_mapping_of_an_entity_without_the_columns_is_refused() -> None:
+    """It says what is missing, before any statement."""
+
+    class Bare:
+        """No entity at all."""
+
+    with pytest.raises(ConfigurationError, match="RunColumns"):
+        run_mapping(Bare)
+
+
+def test_the_mixin_is_what_run_is_made_of() -> None:
+    """Every column of `Run` comes from `RunColumns`, so that an entity of the user's own has them all."""
+    mixed_in = {name for cls in RunColumns.__mro__ for name in vars(cls)}
+
+    assert set(Run.__table__.columns.keys()) - mixed_in == set()
