@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import subprocess
 import sys
 import termios
@@ -94,6 +95,7 @@ def seen(person: int, until: str | None = None) -> str:
     """What the terminal shows until this text, or until the end."""
     shown = b""
     while until is None or until.encode() not in shown:
+        assert select.select([person], [], [], PATIENCE)[0], f"nothing more after {shown!r}"
         try:
             read = os.read(person, 4096)
         except OSError:  # EIO: nobody has the terminal open any more

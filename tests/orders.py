@@ -90,7 +90,7 @@ ASSIGNS: dict[str, dict[str, object]] = {
     "claim": {"note": Order.owner, "owner": bindparam("heir"), "visits": Order.visits + 1},
     "touch": {"note": "touched at 100%"},
     # the state and the amount as they were, on databases that write one column after the other, too
-    "swap": {"note": Order.stage, "visits": Order.amount, "amount": Order.amount + 1},
+    "swap": {"amount": Order.amount + 1, "limit": Order.amount, "note": Order.stage},
 }
 
 PATHS: dict[str, type[StateMachine]] = {"compiled": OrderFlow, "interpreted": WatchedOrderFlow}

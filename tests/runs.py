@@ -1,24 +1,30 @@
-"""What the tests of runs share: functions to run, and a row as another connection sees it."""
+"""What the tests of runs share: functions and executors to run, and a row as another connection sees it."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from statelatch.runs import Run, current_run
+from statelatch.runs import Run, RunCancelled, current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from uuid import UUID
 
     from sqlalchemy import Engine
 
 PATIENCE = 20.0
 """Seconds after which something that must happen has not happened."""
+
+
+NEVER = 29.0
+"""Seconds between two heartbeats: longer than any test."""
 
 
 class Gate:
@@ -65,6 +71,54 @@ def until_cancelled(reached: threading.Event | None = None) -> None:
 
 def nothing() -> None:
     """Return at once."""
+
+
+def broken() -> None:
+    """Fail."""
+    raise ValueError("the function's own error")
+
+
+def stopping() -> None:
+    """Stop as cancelled."""
+    raise RunCancelled
+
+
+ENDS = [
+    pytest.param(nothing, "completed", None, id="completed"),
+    pytest.param(broken, "failed", "the function's own error", id="failed"),
+    pytest.param(stopping, "cancelled", None, id="cancelled"),
+]
+"""How a function may end, the state of its run, and the error text."""
+
+
+class Delayed(ThreadPoolExecutor):
+    """One thread, in which something else happens before each piece of work."""
+
+    def __init__(self, before: Callable[[], object]) -> None:
+        super().__init__(1)
+        self._before = before
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Let the other thing happen once the caller has written what it writes, then do the work."""
+        super().submit(self._before)
+        return super().submit(fn, *args, **kwargs)
+
+
+class Holding(Executor):
+    """An executor that never begins, and drops its work when it is told to."""
+
+    def __init__(self) -> None:
+        self._futures: list[Future[Any]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Keep it."""
+        self._futures.append(Future())
+        return self._futures[-1]
+
+    def drop(self) -> None:
+        """Cancel everything."""
+        for future in self._futures:
+            future.cancel()
 
 
 def stored(engine: Engine, run_id: UUID) -> Run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import DateTime, Float, String, cast, literal
+from sqlalchemy import DateTime, Double, Float, String, cast, literal
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
@@ -67,8 +67,8 @@ class from_now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.f
     name = "from_now"
 
     def __init__(self, seconds: float | ColumnElement[Any]) -> None:
-        offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Float())
-        super().__init__(cast(offset, Float()))
+        offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Double())
+        super().__init__(cast(offset, Double()))
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func

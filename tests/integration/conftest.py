@@ -3,7 +3,7 @@
 from collections.abc import Generator
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from statelatch.runs import RunManager, create_tables
 
@@ -13,6 +13,14 @@ def runs_engine(engine: Engine) -> Engine:
     """An engine on a database that has the runs' table, empty."""
     create_tables(engine)
     return engine
+
+
+@pytest.fixture
+def fallback(runs_engine: Engine) -> Generator[Engine]:
+    """Another way to the same database."""
+    engine = create_engine(runs_engine.url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

@@ -136,13 +136,19 @@ def test_stderr_gone(db: str) -> None:
     assert (code, only(db).error) == (3, "lost lost too")
 
 
+def test_closed_descriptors() -> None:
+    """Standard streams that are closed are filled, so that no socket of a database takes their place."""
+    script = "import os; from statelatch.cli.run import open_standard_streams as fill; fill(); os.fstat(0), os.fstat(2)"
+    shell = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", script]
+    assert subprocess.run(shell, timeout=PATIENCE, check=False).returncode == 0
+
+
 def test_closed_streams(db: str) -> None:
-    """Nothing is open at the start, not even stderr → no file or pipe of ours takes its place."""
-    script = "echo why >&2; exit 3"
-    command = [*COMMAND, "run", "--db", db, "--", "sh", "-c", script]
+    """Nothing at all is open at the start → the run's last word and exit code are as ever."""
+    command = [*COMMAND, "run", "--db", db, "--", "sh", "-c", "exit 3"]
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], timeout=PATIENCE, check=False)
 
-    assert (done.returncode, only(db).status, only(db).error) == (3, "failed", "why")
+    assert (done.returncode, only(db).status, only(db).error) == (3, "failed", "exit code 3")
 
 
 # -- signals ------------------------------------------------------------------------------------------------
@@ -172,6 +178,20 @@ def test_signal(db: str, number: int, code: int) -> None:
 
     assert (only(db).status, only(db).version) == ("cancelled", 3)
     assert [pid for pid in family if is_alive(pid)] == []
+
+
+def test_ignored_signal(db: str) -> None:
+    """A signal that was ignored from the start, as by nohup → ignored."""
+    command = [*COMMAND, "run", "--db", db, "--", "sh", "-c", "echo; read -r line"]
+    with subprocess.Popen(
+        ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        line_of(process)
+        assert not catches(process, signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(b"\n", timeout=PATIENCE)
+
+    assert (process.returncode, only(db).status) == (0, "completed")
 
 
 def test_grace(db: str) -> None:
@@ -284,17 +304,20 @@ def test_impossible_key(db: str) -> None:
 # -- a database that is away ------------------------------------------------------------------------------------
 
 
-def test_unsaved(db: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "said"), [(3, "not failed"), (0, "not completed: no such table: statelatch_runs")])
+def test_unsaved(db: str, tmp_path: Path, code: int, said: str) -> None:
     """The last word cannot be saved → a warning on stderr; the exit code is the command's all the same."""
     script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('ALTER TABLE statelatch_runs RENAME TO away')"
     place = str(tmp_path / "runs.db")
-    code, _, err = completed("run", "--db", db, "--", sys.executable, "-c", f"{script}; sys.exit(3)", place)
+    command = [sys.executable, "-c", f"{script}; sys.exit({code})", place]
+    given, _, err = completed("run", "-q", "--db", db, "--", *command)
     with closing(sqlite3.connect(place)) as connection:
         connection.execute("ALTER TABLE away RENAME TO statelatch_runs")  # fails if it had not gone away
+    warning, last = err.decode().splitlines()
 
-    assert code == 3
-    assert f"run {only(db).id}: its row was left as it is, not failed: " in err.decode()
-    assert only(db).status == "running"
+    assert (given, only(db).status) == (code, "running")
+    assert "could not be saved, no connection answered" in warning
+    assert last == f"statelatch: run {only(db).id}: its row was left as it is, {said}"
 
 
 def test_unreachable(tmp_path: Path) -> None:

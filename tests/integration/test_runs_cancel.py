@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 from statelatch.errors import ConnectionFailureError, RowNotFoundError, TransitionRefusedError
 from statelatch.runs import Cancellation, Outcome, RunCancelled, RunHandle, RunManager, current_run
 from tests.outages import LostCommit, Outage
-from tests.runs import PATIENCE, at_gate, nothing, stored, until_cancelled
+from tests.runs import PATIENCE, at_gate, stored, until_cancelled
 
 
 def begun(manager: RunManager, **options: Any) -> RunHandle:
@@ -31,13 +31,13 @@ def test_a_running_run_is_asked_to_stop(manager: RunManager, runs_engine: Engine
     said = handle.cancel()
 
     assert said == Cancellation(run_id=handle.id, state="running", version=2, written=False)
-    assert ("cancelled", 3, Outcome.APPLIED) == (
+    assert (
         handle.wait(PATIENCE).state,
         handle.wait().version,
         handle.wait().outcome,
-    )
+    ) == ("cancelled", 3, Outcome.APPLIED)
     row = stored(runs_engine, handle.id)
-    assert ("cancelled", 3, None) == (row.status, row.version, row.error)
+    assert (row.status, row.version, row.error) == ("cancelled", 3, None)
     assert row.cancel_requested_at is not None
     with pytest.raises(RunCancelled):
         handle.result()
@@ -98,19 +98,19 @@ def test_force_ends_a_run_that_does_not_stop(manager: RunManager, runs_engine: E
         gate.wait()
         said = handle.cancel(force=True)
 
-        assert ("cancelled", 3, True) == (said.state, said.version, said.written)
-        assert ("cancelled", "cancelled", 3) == (handle.wait(0).target, handle.wait(0).state, handle.wait(0).version)
+        assert (said.state, said.version, said.written) == ("cancelled", 3, True)
+        assert (handle.wait(0).target, handle.wait(0).state, handle.wait(0).version) == ("cancelled", "cancelled", 3)
         assert asked.is_set()
         gate.open()
     manager.shutdown()
     row = stored(runs_engine, handle.id)
-    assert ("cancelled", 3, None) == (row.status, row.version, row.result)
+    assert (row.status, row.version, row.result) == ("cancelled", 3, None)
     with pytest.raises(RunCancelled):
         handle.result()
 
 
 def test_force_wakes_a_function_that_waits(manager: RunManager) -> None:
-    """The cancel hooks run after a forced cancel, too: else the function would wait for ever, and `shutdown` with it."""
+    """Cancel hooks run after a forced cancel, too: else the function would wait for ever, and `shutdown` with it."""
     handle = begun(manager)
     handle.cancel(force=True)
     waited = time.monotonic()
@@ -129,13 +129,13 @@ def test_another_manager_s_force_wins_over_completion(runs_engine: Engine, manag
         gate.open()
         said = handle.wait(PATIENCE)
 
-    assert ("completed", Outcome.NO_OP, "cancelled", 3, "primary") == (
+    assert (
         said.target,
         said.outcome,
         said.state,
         said.version,
         said.via,
-    )
+    ) == ("completed", Outcome.NO_OP, "cancelled", 3, "primary")
     with pytest.raises(RunCancelled):
         handle.result()
 
@@ -150,7 +150,7 @@ def test_another_manager_s_cancel_is_seen_within_a_heartbeat(runs_engine: Engine
         said = handle.wait(PATIENCE)
 
         assert time.monotonic() - asked < heartbeat + 0.5
-        assert ("cancelled", 3, Outcome.APPLIED) == (said.state, said.version, said.outcome)
+        assert (said.state, said.version, said.outcome) == ("cancelled", 3, Outcome.APPLIED)
 
 
 def test_a_run_may_cancel_itself(manager: RunManager) -> None:
@@ -247,7 +247,7 @@ def test_a_run_may_start_another(manager: RunManager, runs_engine: Engine) -> No
     outer_id, inner_id = handle.result(PATIENCE)
 
     assert outer_id == handle.id
-    assert ("completed", "cancelled") == (stored(runs_engine, outer_id).status, stored(runs_engine, inner_id).status)
+    assert (stored(runs_engine, outer_id).status, stored(runs_engine, inner_id).status) == ("completed", "cancelled")
 
 
 def test_a_cancel_without_a_database_says_so(runs_engine: Engine) -> None:
@@ -280,8 +280,8 @@ def test_a_cancel_whose_commit_is_lost_is_written_once(
         said = handle.cancel(force=True)
 
         assert lost.strikes == 1
-        assert ("cancelled", 3, True) == (said.state, said.version, said.written)
-    assert ("cancelled", 3) == (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version)
+        assert (said.state, said.version, said.written) == ("cancelled", 3, True)
+    assert (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version) == ("cancelled", 3)
 
 
 def test_many_cancel_one_run(manager: RunManager, runs_engine: Engine) -> None:
@@ -301,7 +301,7 @@ def test_many_cancel_one_run(manager: RunManager, runs_engine: Engine) -> None:
 
     assert said <= {"running", "cancelled", "refused: cancelled"}
     assert said & {"running", "cancelled"}
-    assert ("cancelled", 3) == (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version)
+    assert (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version) == ("cancelled", 3)
 
 
 def test_runs_of_many_managers_are_kept_apart(runs_engine: Engine) -> None:

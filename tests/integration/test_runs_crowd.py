@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from statelatch.errors import ActiveRunExistsError, TransitionRefusedError
+from statelatch.errors import TransitionRefusedError
 from statelatch.runs import Cancellation, Finalized, Outcome, RunHandle, RunManager
-from tests.runs import PATIENCE, everything, nothing, stored, until_cancelled
+from tests.runs import PATIENCE, everything, stored, until_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,8 +37,8 @@ def test_a_function_that_returns_completes_its_run(manager: RunManager, runs_eng
     )
     assert handle.result() is value
     row = stored(runs_engine, handle.id)
-    assert ("completed", 3, 1, {"a": [1, 2]}) == (row.status, row.version, row.attempt, row.result)
-    assert (None, None, None) == (row.error, row.error_type, row.lease_expires_at)
+    assert (row.status, row.version, row.attempt, row.result) == ("completed", 3, 1, {"a": [1, 2]})
+    assert (row.error, row.error_type, row.lease_expires_at) == (None, None, None)
     assert row.started_at is not None
     assert row.finished_at is not None
     assert row.created_at <= row.started_at <= row.finished_at
@@ -65,9 +65,9 @@ def test_a_function_that_raises_run_cancelled_cancels_its_run(manager: RunManage
     handle = manager.start(raising, RunCancelled("enough"))
     said = handle.wait(PATIENCE)
 
-    assert ("cancelled", 3, Outcome.APPLIED, None) == (said.state, said.version, said.outcome, said.error)
+    assert (said.state, said.version, said.outcome, said.error) == ("cancelled", 3, Outcome.APPLIED, None)
     row = stored(runs_engine, handle.id)
-    assert ("cancelled", None, None) == (row.status, row.error, row.error_type)
+    assert (row.status, row.error, row.error_type) == ("cancelled", None, None)
     assert row.cancel_requested_at is not None
     with pytest.raises(RunCancelled):
         handle.result()
@@ -95,7 +95,7 @@ def test_a_coroutine_that_nobody_awaits_is_no_success(manager: RunManager) -> No
     class Job:
         async def __call__(self) -> None: ...
 
-    for function in (lambda: work(), Job()):
+    for function in (lambda: work(), Job()):  # noqa: PLW0108  a coroutine function itself is refused
         said = manager.start(function).wait(PATIENCE)
         assert said.state == "failed"
         assert "returned a coroutine" in str(said.error)
@@ -111,7 +111,7 @@ def test_a_function_that_returned_has_completed(manager: RunManager, runs_engine
 
         assert handle.wait(PATIENCE).state == "completed"
     assert handle.result() == "value"
-    assert ("completed", 3) == (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version)
+    assert (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version) == ("completed", 3)
 
 
 def test_a_cancel_after_the_end_is_refused(manager: RunManager, runs_engine: Engine) -> None:
@@ -121,10 +121,10 @@ def test_a_cancel_after_the_end_is_refused(manager: RunManager, runs_engine: Eng
     for force in (False, True):
         with pytest.raises(TransitionRefusedError) as refused:
             handle.cancel(force=force)
-        assert ("completed", 3) == (refused.value.state, refused.value.version)
+        assert (refused.value.state, refused.value.version) == ("completed", 3)
 
     row = stored(runs_engine, handle.id)
-    assert ("completed", 3, None) == (row.status, row.version, row.cancel_requested_at)
+    assert (row.status, row.version, row.cancel_requested_at) == ("completed", 3, None)
 
 
 def test_a_pending_run_that_is_cancelled_never_runs(runs_engine: Engine) -> None:
@@ -135,13 +135,13 @@ def test_a_pending_run_that_is_cancelled_never_runs(runs_engine: Engine) -> None
         handle = manager.start(called.append, 1)
         said = handle.cancel()
 
-        assert ("cancelled", 2, True) == (said.state, said.version, said.written)
-        assert ("cancelled", Outcome.APPLIED) == (handle.wait(0).state, handle.wait(0).outcome)
+        assert (said.state, said.version, said.written) == ("cancelled", 2, True)
+        assert (handle.wait(0).state, handle.wait(0).outcome) == ("cancelled", Outcome.APPLIED)
         with pytest.raises(RunCancelled):
             handle.result(0)
     assert called == []
     row = stored(runs_engine, handle.id)
-    assert ("cancelled", 2, None, 0) == (row.status, row.version, row.started_at, row.attempt)
+    assert (row.status, row.version, row.started_at, row.attempt) == ("cancelled", 2, None, 0)
 
 
 def test_a_pending_run_that_another_manager_cancels_never_runs(runs_engine: Engine) -> None:
@@ -155,7 +155,7 @@ def test_a_pending_run_that_another_manager_cancels_never_runs(runs_engine: Engi
         gate.open()
         said = handle.wait(PATIENCE)
 
-        assert ("cancelled", 2, Outcome.NO_OP) == (said.state, said.version, said.outcome)
+        assert (said.state, said.version, said.outcome) == ("cancelled", 2, Outcome.NO_OP)
     assert called == []
 
 
@@ -168,6 +168,11 @@ def test_waiting_has_a_limit(manager: RunManager) -> None:
             handle.wait(0.01)
         with pytest.raises(TimeoutError):
             handle.result(0.01)
+
+
+def returned(value: object) -> object:
+    """Return it."""
+    return value
 
 
 # -- results and error texts ---------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ RESULTS: list[tuple[str, Any, Any]] = [
 
 def test_results_are_kept_where_every_database_holds_them(manager: RunManager, runs_engine: Engine) -> None:
     """Whatever a function returns, its run has completed; what is no JSON for some database is not in the row."""
-    handles = [(name, value, manager.start(lambda value: value, value), kept) for name, value, kept in RESULTS]
+    handles = [(name, value, manager.start(returned, value), kept) for name, value, kept in RESULTS]
 
     for name, value, handle, kept in handles:
         assert (name, "completed", Outcome.APPLIED) == (name, handle.wait(PATIENCE).state, handle.wait().outcome)
@@ -198,11 +203,11 @@ def test_results_are_kept_where_every_database_holds_them(manager: RunManager, r
         assert (name, kept) == (name, stored(runs_engine, handle.id).result)
 
 
-class Silent(Exception):
+class SilentError(Exception):
     """An error without words."""
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """An error whose words are an error."""
 
     def __str__(self) -> str:
@@ -215,8 +220,8 @@ ERRORS: list[tuple[BaseException, str]] = [
     (ValueError("half \ud83d a pair"), "half a pair"),
     (ValueError("x" * 5000), "x" * 1023 + "…"),
     (ValueError("😀" * 5000), "😀" * 1023 + "…"),
-    (Silent(), "Silent"),
-    (Broken(), "Broken"),
+    (SilentError(), "SilentError"),
+    (BrokenError(), "BrokenError"),
     (FileNotFoundError(2, "No such file", "/srv/x y"), "[Errno 2] No such file: '<path>'"),
     (OSError("see https://a.example/b?c=d"), "see https://a.example/b?c=d"),
 ]
@@ -244,7 +249,7 @@ def test_the_last_progress_is_kept(manager: RunManager, runs_engine: Engine) -> 
     for handle in [manager.start(function, end) for end in ends]:
         handle.wait(PATIENCE)
         row = stored(runs_engine, handle.id)
-        assert (2**63 - 1, 2**63 - 1, "ab 😀 <path>") == (row.progress_current, row.progress_total, row.progress_step)
+        assert (row.progress_current, row.progress_total, row.progress_step) == (2**63 - 1, 2**63 - 1, "ab 😀 <path>")
 
 
 # -- hooks ------------------------------------------------------------------------------------------------------
@@ -268,8 +273,8 @@ def test_a_hook_that_raises_changes_no_status(manager: RunManager, runs_engine: 
     assert reached.wait(PATIENCE)
     handle.cancel()
 
-    assert ("cancelled", Outcome.APPLIED) == (handle.wait(PATIENCE).state, handle.wait().outcome)
-    assert ("cancelled", None) == (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).error)
+    assert (handle.wait(PATIENCE).state, handle.wait().outcome) == ("cancelled", Outcome.APPLIED)
+    assert (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).error) == ("cancelled", None)
     assert closed.wait(PATIENCE)
 
 

@@ -8,76 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, delete, event, update
+from sqlalchemy import Connection, Engine, delete, event, update
 
-from statelatch.errors import ConnectionFailureError, TransitionRefusedError
-from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, current_run
+from statelatch.errors import TransitionRefusedError
+from statelatch.runs import Finalized, Outcome, Run, RunManager, current_run
 from tests.databases import unreachable
 from tests.outages import Outage, Traffic, disconnect
-from tests.runs import PATIENCE, at_gate, nothing, stored, until_cancelled
-
-NEVER = 29.0
-"""Seconds between two heartbeats of these managers: longer than any test."""
-
-
-def broken() -> None:
-    """Fail."""
-    raise ValueError("the function's own error")
-
-
-def stopping() -> None:
-    """Stop as cancelled."""
-    raise RunCancelled
-
-
-ENDS = [
-    pytest.param(nothing, "completed", None, id="completed"),
-    pytest.param(broken, "failed", "the function's own error", id="failed"),
-    pytest.param(stopping, "cancelled", None, id="cancelled"),
-]
-
-
-class Delayed(ThreadPoolExecutor):
-    """One thread, in which something else happens before each piece of work."""
-
-    def __init__(self, before: Callable[[], object]) -> None:
-        super().__init__(1)
-        self._before = before
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Let the other thing happen once the caller has written what it writes, then do the work."""
-        super().submit(self._before)
-        return super().submit(fn, *args, **kwargs)
-
-
-class Holding(Executor):
-    """An executor that never begins, and drops its work when it is told to."""
-
-    def __init__(self) -> None:
-        self._futures: list[Future[Any]] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Keep it."""
-        self._futures.append(Future())
-        return self._futures[-1]
-
-    def drop(self) -> None:
-        """Cancel everything."""
-        for future in self._futures:
-            future.cancel()
-
-
-@pytest.fixture
-def fallback(runs_engine: Engine) -> Generator[Engine]:
-    """Another way to the same database."""
-    engine = create_engine(runs_engine.url)
-    yield engine
-    engine.dispose()
+from tests.runs import ENDS, NEVER, PATIENCE, Delayed, nothing, stored, until_cancelled
 
 
 @pytest.mark.parametrize(("function", "state", "error"), ENDS)
@@ -123,17 +64,29 @@ def test_a_reconnection_writes_what_dead_connections_cannot(
         stored(runs_engine, handle.id).error,
         stored(runs_engine, handle.id).version,
     )
-    assert (0, 0, []) == (traffic.opened, traffic.used, traffic.statements)
+    assert (traffic.opened, traffic.used, traffic.statements) == (0, 0, [])
 
 
 def end_under_the_pool(engine: Engine) -> None:
-    """End the connections that the pool holds, without its knowledge."""
-    if engine.dialect.name != "sqlite":
-        disconnect(engine)
-        return
+    """End the connections that the pool holds, at least one, without its knowledge."""
     with engine.connect() as connection:
         driver_connection: Any = connection.connection.dbapi_connection
-    driver_connection.close()
+    if engine.dialect.name == "sqlite":
+        driver_connection.close()
+    else:
+        disconnect(engine)
+
+
+def test_a_fallback_s_own_connections_may_have_died_meanwhile(runs_engine: Engine, fallback: Engine) -> None:
+    """It has been used before and was idle for long: it is connected to anew, and writes the last word."""
+    end_under_the_pool(fallback)
+    outage, traffic = Outage(runs_engine), Traffic(fallback)
+    with RunManager(runs_engine, fallbacks=[fallback], heartbeat=NEVER) as manager:
+        said = manager.start(outage.begin).wait(PATIENCE)
+        outage.end()
+
+    assert (said.state, said.outcome, said.via) == ("completed", Outcome.APPLIED, "fallback 1")
+    assert traffic.opened == 1  # as the tests that count none rely on
 
 
 def test_the_second_fallback_is_asked_after_the_first(runs_engine: Engine, fallback: Engine) -> None:
@@ -144,7 +97,7 @@ def test_the_second_fallback_is_asked_after_the_first(runs_engine: Engine, fallb
         said = manager.start(outage.begin).wait(PATIENCE)
         outage.end()
 
-    assert ("completed", "fallback 2") == (said.state, said.via)
+    assert (said.state, said.via) == ("completed", "fallback 2")
 
 
 def test_a_claim_may_need_the_fallback(runs_engine: Engine, fallback: Engine) -> None:
@@ -154,8 +107,23 @@ def test_a_claim_may_need_the_fallback(runs_engine: Engine, fallback: Engine) ->
         said = manager.start(nothing).wait(PATIENCE)
         outage.end()
 
-    assert ("completed", 3, "fallback 1") == (said.state, said.version, said.via)
+    assert (said.state, said.version, said.via) == ("completed", 3, "fallback 1")
     assert stored(runs_engine, said.run_id).attempt == 1
+
+
+def test_a_cancel_may_need_the_fallback(runs_engine: Engine, fallback: Engine) -> None:
+    """The primary is away: the request goes over the fallback, the function is told, and so goes its last word."""
+    outage = Outage(runs_engine)
+    reached = threading.Event()
+    with RunManager(runs_engine, fallbacks=[fallback], heartbeat=NEVER) as manager:
+        handle = manager.start(until_cancelled, reached)
+        assert reached.wait(PATIENCE)
+        outage.begin()
+        assert handle.cancel().state == "running"
+        said = handle.wait(PATIENCE)
+        outage.end()
+
+    assert (said.state, said.outcome, said.version, said.via) == ("cancelled", Outcome.APPLIED, 3, "fallback 1")
 
 
 def test_the_primary_is_asked_again_when_it_is_back(runs_engine: Engine, fallback: Engine) -> None:
@@ -165,6 +133,27 @@ def test_the_primary_is_asked_again_when_it_is_back(runs_engine: Engine, fallbac
         assert manager.start(outage.begin).wait(PATIENCE).via == "fallback 1"
         outage.end()
         assert manager.start(nothing).wait(PATIENCE).via == "primary"
+
+
+def test_an_outage_does_not_disturb_a_run_that_outlives_it(runs_engine: Engine) -> None:
+    """The database is away for a while in the middle of the run: its last word is written over the primary again."""
+    outage = Outage(runs_engine)
+    with RunManager(runs_engine, heartbeat=0.02) as manager:
+
+        def function() -> None:
+            outage.begin()
+            while outage.refused < 6:
+                assert not threading.Event().wait(0.005)
+            outage.end()
+
+        handle = manager.start(function)
+        said = handle.wait(PATIENCE)
+
+        assert (said.state, said.version) == ("completed", 3)
+        second = manager.start(until_cancelled)
+        with RunManager(runs_engine) as other:
+            other.cancel(second.id)
+        assert second.wait(PATIENCE).state == "cancelled"
 
 
 # -- the database says no ------------------------------------------------------------------------------------
@@ -222,11 +211,21 @@ def test_a_no_is_a_no_op_and_reaches_no_fallback(
             )
             assert opened == [primary.opened]
             (record,) = caplog.records
-            assert (logging.INFO, True) == (
+            assert (
                 record.levelno,
                 f"run {said.run_id}: {target} not written" in record.message,
-            )
-    assert (0, 0, []) == (other.opened, other.used, other.statements)
+            ) == (logging.INFO, True)
+    assert (other.opened, other.used, other.statements) == (0, 0, [])
+
+
+def test_a_refusal_is_what_result_raises(runs_engine: Engine) -> None:
+    """The function returned, but the run is another's: the caller learns that the result does not count."""
+    with RunManager(runs_engine, heartbeat=NEVER) as manager:
+        handle = manager.start(overtake, runs_engine, {"lease_owner": "another"})
+        with pytest.raises(TransitionRefusedError) as refused:
+            handle.result(PATIENCE)
+
+    assert (refused.value.state, refused.value.guards) == ("running", ("holds_lease",))
 
 
 # -- the primary's path breaks ---------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ def test_any_exception_of_the_primary_reaches_the_fallback(
         ending.clear()
 
     assert len(strikes) == 1
-    assert ("completed", Outcome.APPLIED, 3) == (said.state, said.outcome, said.version)
+    assert (said.state, said.outcome, said.version) == ("completed", Outcome.APPLIED, 3)
     assert said.via in {"reconnected", "fallback 1"}
     assert stored(runs_engine, said.run_id).status == "completed"
 
@@ -272,124 +271,4 @@ def test_an_exception_of_the_primary_s_pool_reaches_the_fallback(runs_engine: En
         ending.clear()
 
     assert len(strikes) == 2
-    assert ("completed", Outcome.APPLIED, "fallback 1") == (said.state, said.outcome, said.via)
-
-
-# -- nobody answers ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("function", "target", "error"), ENDS)
-def test_a_last_word_that_nobody_takes_is_told(
-    runs_engine: Engine,
-    caplog: pytest.LogCaptureFixture,
-    function: Callable[[], None],
-    target: str,
-    error: str | None,
-) -> None:
-    """Unsaved: a warning, the caller and the subscribers are told, the row is as it was, no thread has an exception."""
-    outage = Outage(runs_engine)
-
-    def last_deed() -> None:
-        gate()
-        outage.begin()
-        function()
-
-    nowhere = unreachable(runs_engine.url)
-    with RunManager(runs_engine, fallbacks=[nowhere], heartbeat=NEVER) as manager, at_gate() as gate:
-        handle = manager.start(last_deed)
-        gate.wait()
-        subscription = manager.subscribe(handle.id)
-        gate.open()
-        said = handle.wait(PATIENCE)
-        outage.end()
-
-    assert (target, Outcome.UNSAVED, None, None, None) == (
-        said.target,
-        said.outcome,
-        said.state,
-        said.version,
-        said.via,
-    )
-    assert list(subscription)[-1] == said
-    assert said.error is not None
-    assert (said.error == error) == (target == "failed")
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert record.message == f"run {handle.id}: {target} could not be saved, no connection answered"
-    assert ("running", 2, None) == (
-        stored(runs_engine, handle.id).status,
-        stored(runs_engine, handle.id).version,
-        stored(runs_engine, handle.id).finished_at,
-    )
-    assert_result(handle.result, function)
-
-
-def assert_result(result: Callable[[], object], function: Callable[[], None]) -> None:
-    """The caller still learns what the function did."""
-    if function is nothing:
-        assert result() is None
-    else:
-        with pytest.raises(ValueError if function is broken else RunCancelled):
-            result()
-
-
-def test_a_claim_that_nobody_takes_calls_nothing(runs_engine: Engine) -> None:
-    """The database goes away before the thread begins: the function is not called, and its run is unsaved as failed."""
-    called: list[int] = []
-    outage = Outage(runs_engine)
-    with RunManager(runs_engine, heartbeat=NEVER, executor=Delayed(outage.begin)) as manager:
-        handle = manager.start(called.append, 1)
-        said = handle.wait(PATIENCE)
-        outage.end()
-
-        assert ("failed", Outcome.UNSAVED) == (said.target, said.outcome)
-        with pytest.raises(ConnectionFailureError):
-            handle.result()
-    assert called == []
-    assert ("pending", 1) == (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).version)
-
-
-def test_a_run_that_never_began_is_no_success(runs_engine: Engine) -> None:
-    """Dropped by its executor while the database is away: the caller is not given None for a result."""
-    outage = Outage(runs_engine)
-    executor = Holding()
-    with RunManager(runs_engine, heartbeat=NEVER, executor=executor) as manager:
-        handle = manager.start(nothing)
-        outage.begin()
-        executor.drop()
-        said = handle.wait(PATIENCE)
-        outage.end()
-
-        assert ("cancelled", Outcome.UNSAVED) == (said.target, said.outcome)
-        with pytest.raises(RunCancelled):
-            handle.result()
-
-
-def test_an_outage_does_not_disturb_a_run_that_outlives_it(runs_engine: Engine) -> None:
-    """The database is away for a while in the middle of the run: its last word is written over the primary again."""
-    outage = Outage(runs_engine)
-    with RunManager(runs_engine, heartbeat=0.02) as manager:
-
-        def function() -> None:
-            outage.begin()
-            while outage.refused < 6:
-                assert not threading.Event().wait(0.005)
-            outage.end()
-
-        handle = manager.start(function)
-        said = handle.wait(PATIENCE)
-
-        assert ("completed", 3) == (said.state, said.version)
-        second = manager.start(until_cancelled)
-        with RunManager(runs_engine) as other:
-            other.cancel(second.id)
-        assert second.wait(PATIENCE).state == "cancelled"
-
-
-def test_a_refusal_is_what_result_raises(runs_engine: Engine) -> None:
-    """The function returned, but the run is another's: the caller learns that the result does not count."""
-    with RunManager(runs_engine, heartbeat=NEVER) as manager:
-        handle = manager.start(overtake, runs_engine, {"lease_owner": "another"})
-        with pytest.raises(TransitionRefusedError) as refused:
-            handle.result(PATIENCE)
-
-    assert ("running", ("holds_lease",)) == (refused.value.state, refused.value.guards)
+    assert (said.state, said.outcome, said.via) == ("completed", Outcome.APPLIED, "fallback 1")

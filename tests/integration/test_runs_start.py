@@ -25,20 +25,19 @@ def test_two_threads_with_one_key_start_one_run(manager: RunManager, runs_engine
     """Of 12 threads that start at the same instant one has its run; the others are told that run's id."""
     instant = threading.Barrier(12)
 
-    def start(_: int) -> RunHandle | UUID:
+    def start(_: int) -> RunHandle | tuple[str, UUID]:
         instant.wait(PATIENCE)
         try:
             return manager.start(until_cancelled, key="k")
         except ActiveRunExistsError as busy:
-            assert busy.run_key == "k"
-            return busy.run_id
+            return busy.run_key, busy.run_id
 
     with ThreadPoolExecutor(12) as threads:
         said = list(threads.map(start, range(12)))
     started = [each for each in said if isinstance(each, RunHandle)]
 
     assert [row.id for row in everything(runs_engine)] == [handle.id for handle in started]
-    assert {each for each in said if isinstance(each, UUID)} == {handle.id for handle in started}
+    assert {each for each in said if isinstance(each, tuple)} == {("k", handle.id) for handle in started}
     assert len(started) == 1
 
 
@@ -108,7 +107,7 @@ DISTINCT = [
     "ss",
     "😀",
     "😁",
-    "ı",
+    "\u0131",
     "i",
     "k\n",
     "x" * 255,
@@ -193,10 +192,12 @@ def test_names_and_arguments_are_kept(manager: RunManager, runs_engine: Engine) 
     assert [str(row.name).rpartition(".")[2] for row in rows] == [
         *("nothing", "<lambda>", "partial", "Job", "Größe 😀", "max", "dict", "repr")
     ]
-    assert [{"args": [1, 2], "kwargs": {}}, {"args": [], "kwargs": {"a": [1, None], "b": {"c": "d"}}}, None] == [
-        row.params for row in rows[-3:]
+    assert [row.params for row in rows[-3:]] == [
+        {"args": [1, 2], "kwargs": {}},
+        {"args": [], "kwargs": {"a": [1, None], "b": {"c": "d"}}},
+        None,
     ]
-    assert [None, 1, 10, "called"] == [handle.result(PATIENCE) for handle in kept[:4]]
+    assert [handle.result(PATIENCE) for handle in kept[:4]] == [None, 1, 10, "called"]
 
 
 # -- no database -------------------------------------------------------------------------------------------------
@@ -244,12 +245,12 @@ class Refusing(Executor):
 def test_an_executor_that_refuses_fails_the_run(runs_engine: Engine) -> None:
     """Its own exception reaches the caller; the row says failed, why, and when; the key is free."""
     executor = Refusing()
-    with RunManager(runs_engine, executor=executor) as manager, pytest.raises(OSError) as caught:  # noqa: PT011
+    with RunManager(runs_engine, executor=executor) as manager, pytest.raises(OSError, match="no room") as caught:
         manager.start(nothing, key="k")
     (row,) = everything(runs_engine)
 
     assert caught.value is executor.error
-    assert ("failed", "no room in <path>", "OSError", 2) == (row.status, row.error, row.error_type, row.version)
+    assert (row.status, row.error, row.error_type, row.version) == ("failed", "no room in <path>", "OSError", 2)
     assert (row.finished_at is not None, row.started_at, row.active_key) == (True, None, None)
 
 
@@ -264,7 +265,7 @@ def test_an_executor_that_is_shut_down_fails_the_run(runs_engine: Engine) -> Non
         manager.start(nothing)
     (row,) = everything(runs_engine)
 
-    assert ("failed", "RuntimeError") == (row.status, row.error_type)
+    assert (row.status, row.error_type) == ("failed", "RuntimeError")
     assert row.error == "cannot schedule new futures after shutdown"
 
 
@@ -278,7 +279,7 @@ def test_no_thread_can_be_had(manager: RunManager, runs_engine: Engine) -> None:
         threading.stack_size(before)
     (row,) = everything(runs_engine)
 
-    assert ("failed", None) == (row.status, row.active_key)
+    assert (row.status, row.active_key) == ("failed", None)
     assert manager.start(nothing, key="k").wait(PATIENCE).state == "completed"
 
 
@@ -293,7 +294,7 @@ def test_a_cancel_that_comes_before_the_refusal_stays(runs_engine: Engine) -> No
             manager.start(nothing)
     (row,) = everything(runs_engine)
 
-    assert ("cancelled", None, None, 2) == (row.status, row.error, row.error_type, row.version)
+    assert (row.status, row.error, row.error_type, row.version) == ("cancelled", None, None, 2)
 
 
 def test_an_executor_that_drops_its_work_cancels_the_run(runs_engine: Engine) -> None:
@@ -323,7 +324,7 @@ def test_an_executor_that_cannot_carry_the_work_fails_the_run(runs_engine: Engin
         handle = manager.start(lambda: 1)
         said = handle.wait(PATIENCE)
 
-        assert ("failed", 2) == (said.state, said.version)
+        assert (said.state, said.version) == ("failed", 2)
         assert "pickle" in str(said.error)
         with pytest.raises((TypeError, AttributeError), match="pickle"):
             handle.result(PATIENCE)
@@ -340,7 +341,7 @@ def test_a_row_that_is_gone_before_its_thread_begins(runs_engine: Engine) -> Non
         gate.open()
         said = handle.wait(PATIENCE)
 
-        assert ("failed", 2, Outcome.NO_OP) == (said.state, said.version, said.outcome)
+        assert (said.state, said.version, said.outcome) == ("failed", 2, Outcome.NO_OP)
         with pytest.raises(Exception, match="found 'failed'"):
             handle.result(PATIENCE)
     assert called == []

@@ -46,7 +46,7 @@ def loop() -> list[Any]:
     return value
 
 
-KEPT = [
+KEPT: list[tuple[object, object]] = [
     (None, None),
     (0, 0),
     (False, False),
@@ -112,7 +112,7 @@ def test_a_result_that_is_not_kept_is_still_completed(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, "statelatch.runs"):
         ending = completed(RUN, value)
 
-    assert ("completed", "complete", {"result": None}) == (ending.target, ending.event, ending.params)
+    assert (ending.target, ending.event, ending.params) == ("completed", "complete", {"result": None})
     assert ending.value is value
     assert [f"run {RUN}: its result is no JSON that every database holds; not stored"] == caplog.messages
 
@@ -155,5 +155,5 @@ def test_run_cancelled_cancels_its_run(error: RunCancelled) -> None:
     """Cancelled is no failure: no error text, no class."""
     ending = raised(error)
 
-    assert ("cancelled", "cancel", None, {}) == (ending.target, ending.event, ending.error, ending.params)
+    assert (ending.target, ending.event, ending.error, ending.params) == ("cancelled", "cancel", None, {})
     assert ending == cancelled(error)

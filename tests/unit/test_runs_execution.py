@@ -200,7 +200,7 @@ def test_progress_is_unsaved_until_a_heartbeat_has_saved_it(execution: Execution
     execution.saved(first)
     second = execution.unsaved_progress
     assert second is not None
-    assert (1, 2) == (first.current, second.current)
+    assert (first.current, second.current) == (1, 2)
     execution.saved(second)
 
     assert execution.unsaved_progress is None
@@ -275,7 +275,7 @@ def test_subscribers_see_what_the_function_says(
 def test_current_run_is_the_run_that_was_entered(execution: Execution) -> None:
     """Inside it is the run; outside, and in a thread of the function's own, there is none."""
     with entered(execution):
-        assert (RUN, 1) == (current_run().id, current_run().attempt)
+        assert (current_run().id, current_run().attempt) == (RUN, 1)
         with ThreadPoolExecutor(1) as threads, pytest.raises(LookupError, match="no current run"):
             threads.submit(current_run).result()
     with pytest.raises(LookupError, match="no current run"):

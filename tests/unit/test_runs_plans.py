@@ -144,7 +144,7 @@ def test_through_keeps_every_failure_in_order() -> None:
 @pytest.mark.parametrize("escaping", [KeyboardInterrupt, SystemExit])
 def test_through_lets_an_interrupt_pass(escaping: type[BaseException]) -> None:
     """Ctrl-C is no failure of a connection."""
-    order = through(["primary", "reconnected"])
+    order: Generator[str, object, Answer[object]] = through(["primary", "reconnected"])
     next(order)
 
     with pytest.raises(escaping):
@@ -153,7 +153,7 @@ def test_through_lets_an_interrupt_pass(escaping: type[BaseException]) -> None:
 
 # -- finalized: what an answer means --------------------------------------------------------------------
 
-MEANINGS = [
+MEANINGS: list[tuple[Answer[Transitioned], Outcome, str | None, int | None, str | None, str | None]] = [
     (Answer("primary", result=APPLIED), Outcome.APPLIED, "completed", 3, "primary", None),
     (Answer("fallback 1", result=APPLIED, failures=(NO_ANSWER,)), Outcome.APPLIED, "completed", 3, "fallback 1", None),
     (Answer("primary", refusal=REFUSED), Outcome.NO_OP, "cancelled", 3, "primary", None),
@@ -192,7 +192,7 @@ def test_create_inserts() -> None:
     """A key that nobody holds: one INSERT."""
     snapshot, sent = play(create(RUNS, VALUES), [row("pending", key="k")])
 
-    assert (RUN, "pending", 1) == (snapshot.key, snapshot.state, snapshot.version)
+    assert (snapshot.key, snapshot.state, snapshot.version) == (RUN, "pending", 1)
     assert len(sent) == 1
 
 
@@ -201,7 +201,7 @@ def test_create_names_the_holder_of_a_busy_key() -> None:
     busy, sent = play(create(RUNS, VALUES), [duplicate(), NO_ROW, row("running", id=OTHER)])
 
     assert isinstance(busy, ActiveRunExistsError)
-    assert (OTHER, "k") == (busy.run_id, busy.run_key)
+    assert (busy.run_id, busy.run_key) == (OTHER, "k")
     assert (RUNS.holder, {"run_key": "k"}) == sent[2]
 
 
@@ -224,7 +224,7 @@ def test_create_recognises_its_own_row() -> None:
     """An earlier INSERT whose answer was lost had landed: the run is there, not busy with itself."""
     snapshot, _ = play(create(RUNS, VALUES), [duplicate(), row("pending"), row("pending")])
 
-    assert (RUN, "pending") == (snapshot.key, snapshot.state)
+    assert (snapshot.key, snapshot.state) == (RUN, "pending")
 
 
 # -- cancel -----------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_a_worker_cancels_its_own_run() -> None:
     """The request and the transition; only of a run that the worker holds."""
     done, sent = play(cancel_own(RUNS, RUN, TOKEN, "w", {}), [Reply(1), outcome("cancelled", 3, TOKEN)])
 
-    assert ("cancelled", 3) == (done.target, done.version)
+    assert (done.target, done.version) == ("cancelled", 3)
     assert (RUNS.request_own_cancel, {"latch_key_0": RUN, "worker": "w"}) == sent[0]
 
 
@@ -309,7 +309,7 @@ def test_a_run_that_has_not_started_is_cancelled_without_a_worker() -> None:
     """The executor dropped it: anybody may say so."""
     done, sent = play(cancel_own(RUNS, RUN, TOKEN, None, {}), [Reply(1), outcome("cancelled", 2, TOKEN)])
 
-    assert ("cancelled", 2) == (done.target, done.version)
+    assert (done.target, done.version) == ("cancelled", 2)
     assert (RUNS.request_cancel, {"latch_key_0": RUN}) == sent[0]
 
 
@@ -318,7 +318,7 @@ def test_a_worker_that_lost_its_lease_cancels_nothing() -> None:
     refusal, sent = play(cancel_own(RUNS, RUN, TOKEN, "w", {}), [NO_ROW, row("running", 4)])
 
     assert isinstance(refusal, TransitionRefusedError)
-    assert ("running", Reason.GUARD, ("holds_lease",)) == (refusal.state, refusal.reason, refusal.guards)
+    assert (refusal.state, refusal.reason, refusal.guards) == ("running", Reason.GUARD, ("holds_lease",))
     assert len(sent) == 2
 
 
@@ -327,7 +327,7 @@ def test_a_worker_whose_run_has_ended_cancels_nothing() -> None:
     refusal, _ = play(cancel_own(RUNS, RUN, TOKEN, "w", {}), [NO_ROW, row("failed", 3)])
 
     assert isinstance(refusal, TransitionRefusedError)
-    assert ("failed", Reason.STATE, ()) == (refusal.state, refusal.reason, refusal.guards)
+    assert (refusal.state, refusal.reason, refusal.guards) == ("failed", Reason.STATE, ())
 
 
 def test_a_worker_recognises_its_own_cancel() -> None:
@@ -335,7 +335,7 @@ def test_a_worker_recognises_its_own_cancel() -> None:
     answers: Answers = [NO_ROW, row("cancelled", 3, TOKEN), NO_ROW, outcome("cancelled", 3, TOKEN)]
     done, _ = play(cancel_own(RUNS, RUN, TOKEN, "w", {}), answers)
 
-    assert ("cancelled", 3, TOKEN) == (done.target, done.version, done.token)
+    assert (done.target, done.version, done.token) == ("cancelled", 3, TOKEN)
 
 
 # -- beat -------------------------------------------------------------------------------------------------
@@ -345,20 +345,21 @@ PROGRESS = Progress(run_id=RUN, current=3, total=9, step="s")
 
 def test_a_beat_without_news_only_looks() -> None:
     """Nothing is due and nothing is new: one SELECT."""
-    rows, sent = play(beat(RUNS, Beat(workers=[], progress=[], watched=[RUN, OTHER], lease=30)), [row("running")])
+    rows, sent = play(beat(RUNS, Beat(held=[], progress=[], watched=[RUN, OTHER], lease=30)), [row("running")])
 
-    assert [RUN] == [seen["id"] for seen in rows]
+    assert [seen["id"] for seen in rows] == [RUN]
     assert [(RUNS.watch, {"ids": [RUN, OTHER]})] == sent
 
 
 def test_a_beat_renews_saves_and_looks() -> None:
     """Leases first, then progress, each run's by its own worker, then the look at all of them."""
-    told = Beat(workers=["v", "w"], progress=[("w", PROGRESS)], watched=[RUN, OTHER], lease=30)
-    _, sent = play(beat(RUNS, told), [Reply(2), Reply(1), row("running")])
+    told = Beat(held=[(OTHER, "v"), (RUN, "w")], progress=[("w", PROGRESS)], watched=[RUN, OTHER], lease=30)
+    _, sent = play(beat(RUNS, told), [Reply(1), Reply(1), Reply(1), row("running")])
 
-    assert [RUNS.renew_leases, RUNS.save_progress, RUNS.watch] == [statement for statement, _ in sent]
-    assert {"workers": ["v", "w"], "lease": 30} == {name: sent[0][1][name] for name in ("workers", "lease")}
-    assert sent[1][1] == {
+    assert [RUNS.renew_lease] * 2 + [RUNS.save_progress, RUNS.watch] == [statement for statement, _ in sent]
+    assert sent[0][1] == {"latch_key_0": OTHER, "worker": "v", "lease": 30}
+    assert sent[1][1] == {"latch_key_0": RUN, "worker": "w", "lease": 30}
+    assert sent[2][1] == {
         "latch_key_0": RUN,
         "worker": "w",
         "latch_progress_current": 3,
@@ -369,4 +370,4 @@ def test_a_beat_renews_saves_and_looks() -> None:
 
 def test_a_beat_with_nothing_to_do_sends_nothing() -> None:
     """Not even a SELECT."""
-    assert ([], []) == play(beat(RUNS, Beat(workers=[], progress=[], watched=[], lease=30)), [])
+    assert play(beat(RUNS, Beat(held=[], progress=[], watched=[], lease=30)), []) == ([], [])

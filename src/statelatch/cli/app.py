@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -63,21 +62,8 @@ def run_app() -> None:
         _end(error, WRONG_USAGE)
     except SQLAlchemyError as error:
         _end(getattr(error, "orig", None) or error, REFUSED)
-    finally:
-        _flush()
 
 
 def _end(error: object, code: int) -> None:
     say(" ".join(str(error).split()) or type(error).__name__)
     sys.exit(code)
-
-
-def _flush() -> None:
-    """A reader who has gone, `| head` for instance, is no error at exit; nor is a stdout that was closed before."""
-    stdout = sys.__stdout__
-    if stdout is None:
-        return
-    try:
-        stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from statelatch.adapter import PersistenceAdapter
 
-__all__ = ["CommandFailed", "run"]
+__all__ = ["CommandFailed", "open_standard_streams", "run"]
 
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
 NOT_RUN = 1
@@ -86,7 +86,7 @@ def run(
     _check_text(key=key, name=name)
     if not 0 <= grace <= LONGEST_GRACE:
         raise RequestError(f"--grace: expected 0 to {LONGEST_GRACE} seconds, found {grace}; nothing was written")
-    _open_standard_streams()
+    open_standard_streams()
     log_to_stderr()
     with opened(db) as adapter:
         code = _run(adapter, command, Manner(key=key, name=name or _name_of(command), grace=grace, quiet=quiet))
@@ -177,7 +177,8 @@ def _report(said: Finalized, ended: Exit | None, manner: Manner) -> None:
         say(ended.text if ended else f"the command was not started: {said.error}")
     match said.outcome:
         case Outcome.UNSAVED:
-            say(f"run {said.run_id}: its row was left as it is, not {said.target}: {said.error}")
+            cause = "" if said.target == "failed" else f": {said.error}"  # of a failure the error is the command's
+            say(f"run {said.run_id}: its row was left as it is, not {said.target}{cause}")
         case Outcome.NO_OP if said.state != said.target:
             say(f"run {said.run_id} has ended meanwhile as {said.state}; {said.target} was not written")
         case _ if said.state == "cancelled" and not manner.quiet:
@@ -210,7 +211,7 @@ def _check_text(**texts: str | None) -> None:
             raise RequestError(f"{label}: expected text in UTF-8, found {value!r}; nothing was written") from error
 
 
-def _open_standard_streams() -> None:
+def open_standard_streams() -> None:
     """Fill what of 0, 1 and 2 is closed: a database's file or socket in that place would be written to."""
     for descriptor in range(3):
         try:

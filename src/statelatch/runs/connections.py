@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import URL, Engine
 
 from statelatch.adapter import PersistenceAdapter
 from statelatch.engines import is_in_memory
 from statelatch.errors import ConfigurationError
+from statelatch.runs.lifecycle import RunLifecycle
+from statelatch.runs.model import RunColumns
 from statelatch.runs.plans import Answer, through
 from statelatch.runs.statements import RunStatements
 
@@ -33,15 +34,15 @@ class Connections:
     def __init__(self, primary: Source, fallbacks: Sequence[Source], mapping: Callable[[], MachineMapping]) -> None:
         self._own: list[PersistenceAdapter] = []
         self.primary = self._adapter(primary, mapping)
-        self._adapters = {PRIMARY: self.primary}
+        self._adapters = {PRIMARY: self.primary, RECONNECTED: self.primary}
         for number, source in enumerate(fallbacks, start=1):
             self._adapters[f"fallback {number}"] = self._adapter(source, lambda: self.primary.mapping)
-        self._runs: dict[Any, RunStatements] = {}
+        self._runs: dict[PersistenceAdapter, RunStatements] = {}
 
     @property
     def vias(self) -> tuple[str, ...]:
         """Their names, in the order in which they are tried."""
-        return (PRIMARY, RECONNECTED, *(via for via in self._adapters if via != PRIMARY))
+        return tuple(self._adapters)
 
     def ask(self, plan: Callable[[RunStatements], Plan[Result]]) -> Answer[Result]:
         """Run a plan over the first connection that answers."""
@@ -64,22 +65,18 @@ class Connections:
             adapter.close()
 
     def _run(self, via: str, plan: Callable[[RunStatements], Plan[Result]]) -> Result:
-        with self._open(via) as adapter:
-            return adapter.run(plan(self._statements(via, adapter)))
+        """All but the first try is on new connections: those of a pool may have died long ago."""
+        adapter = self._adapters[via]
+        asked = plan(self._statements(adapter))
+        if via == PRIMARY:
+            return adapter.run(asked)
+        with adapter.reconnected() as anew:
+            return anew.run(asked)
 
-    def _statements(self, via: str, adapter: PersistenceAdapter) -> RunStatements:
-        key = PRIMARY if via == RECONNECTED else via
-        if key not in self._runs:
-            self._runs[key] = RunStatements(adapter.statements)
-        return self._runs[key]
-
-    @contextmanager
-    def _open(self, via: str) -> Generator[PersistenceAdapter]:
-        if via != RECONNECTED:
-            yield self._adapters[via]
-            return
-        with self.primary.reconnected() as adapter:
-            yield adapter
+    def _statements(self, adapter: PersistenceAdapter) -> RunStatements:
+        if adapter not in self._runs:
+            self._runs[adapter] = RunStatements(adapter.statements)
+        return self._runs[adapter]
 
     def _adapter(self, source: Source, mapping: Callable[[], MachineMapping]) -> PersistenceAdapter:
         if isinstance(source, PersistenceAdapter):
@@ -87,6 +84,12 @@ class Connections:
         else:
             adapter = PersistenceAdapter(source, mapping())
             self._own.append(adapter)
+        machine, entity = adapter.mapping.machine, adapter.mapping.entity
+        if not (issubclass(machine, RunLifecycle) and issubclass(entity, RunColumns)):
+            raise ConfigurationError(
+                f"expected an adapter with a run mapping, found {machine.__name__} on {entity.__name__}; "
+                "make it with run_mapping(YourEntity)"
+            )
         if is_in_memory(adapter.engine):
             raise ConfigurationError(
                 "runs are written from several threads, and a database in memory belongs to one connection; "

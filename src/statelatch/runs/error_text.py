@@ -49,9 +49,7 @@ PASSWORD = re.compile(r"""(://[^\s/?#:@\[<>"]*+:)(?!\d*+(?:[/?#\s]|$))(?:(?!://)
 """The password in a URL's userinfo; a port is none. It may contain what should have been percent-encoded."""
 
 # Pieces of PATHS. A path begins with one of three and goes on inside its word.
-_FIRST = (
-    r"""[^\s<>|*()\[\]\\}'"`,;:=?&^!/…]"""  # what follows the first slash of a path; of `/=` and `*/` it is no path
-)
+_FIRST = r"""[^\s<>|*()\[\]\\}'"`,;:=?&^!/…]"""  # after the first slash; `/=`, `/*` and `/)` begin no path
 _POSIX = rf"(?: ~(?:[A-Za-z_][\w.\-]{{0,63}}+)? )? /++ (?={_FIRST})"
 _DRIVE = r"(?: \\\\++ [.?] \\++ )? [A-Za-z]: [\\/]++"
 _SHARE = r"\\\\++ [\w.?$\-]++ [\\/]++"

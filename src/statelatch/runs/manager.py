@@ -286,7 +286,7 @@ class RunManager:
         renew = began - self._renewed >= self._lease / 3
         unsaved = [(e, progress) for e in executions.values() if (progress := e.unsaved_progress)]
         told = Beat(
-            workers=[e.worker for e in executions.values()] if renew else [],
+            held=[(e.run_id, e.worker) for e in executions.values()] if renew else [],
             progress=[(e.worker, progress) for e, progress in unsaved],
             watched=[*executions, *watched],
             lease=self._lease,
@@ -317,7 +317,7 @@ class RunManager:
         with self._lock:
             self._closing = True
             executions = list(self._executions.values())
-        for execution in executions if cancel else ():
+        for execution in reversed(executions) if cancel else ():  # those that wait first: they must not begin now
             self._cancel_at_shutdown(execution)
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=wait)

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import JSON, BigInteger, ColumnElement, Computed, Index, String, Text, Uuid, and_, bindparam, case, func
+from sqlalchemy import JSON, BigInteger, ColumnElement, Computed, Index, String, Uuid, and_, bindparam, case, func
 from sqlalchemy import column as named
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
@@ -36,10 +36,14 @@ def new_run_id() -> UUID:
 
 
 class RunColumns(TransitionColumns):
-    """Mixin: the columns and guards of a run. Put it on an entity of your own, or use `Run`."""
+    """Mixin: the columns and guards of a run. Put it on an entity of your own, or use `Run`.
+
+    Every text is a `state_text`, so that MariaDB takes any character, whatever the database's own set is: a
+    failure must not be lost for the letters of its message.
+    """
 
     id: Mapped[UUID] = mapped_column(Uuid(), primary_key=True, default=new_run_id)
-    name: Mapped[str | None] = mapped_column(String(KEY_LENGTH), default=None)
+    name: Mapped[str | None] = mapped_column(state_text(KEY_LENGTH), default=None)
     key: Mapped[str | None] = mapped_column(state_text(KEY_LENGTH), default=None)
     status: Mapped[str] = mapped_column(state_text(16))
     attempt: Mapped[int] = mapped_column(default=0)
@@ -50,11 +54,11 @@ class RunColumns(TransitionColumns):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime(), default=now())
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime(), default=None)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime(), default=None)
-    error: Mapped[str | None] = mapped_column(String(ERROR_LENGTH), default=None)
-    error_type: Mapped[str | None] = mapped_column(String(KEY_LENGTH), default=None)
+    error: Mapped[str | None] = mapped_column(state_text(ERROR_LENGTH), default=None)
+    error_type: Mapped[str | None] = mapped_column(state_text(KEY_LENGTH), default=None)
     progress_current: Mapped[int | None] = mapped_column(BigInteger(), default=None)
     progress_total: Mapped[int | None] = mapped_column(BigInteger(), default=None)
-    progress_step: Mapped[str | None] = mapped_column(Text(), default=None)
+    progress_step: Mapped[str | None] = mapped_column(state_text(ERROR_LENGTH), default=None)
     params: Mapped[Any | None] = mapped_column(JSON(none_as_null=True), default=None)
     result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True), default=None)
 

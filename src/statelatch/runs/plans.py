@@ -152,13 +152,13 @@ class Beat:
     """What a heartbeat tells and asks.
 
     Attributes:
-        workers: those whose leases are extended.
+        held: runs whose leases are extended, each with its worker.
         progress: what is to be saved, each with its worker.
         watched: ids of the runs to look at.
         lease: seconds.
     """
 
-    workers: Sequence[str]
+    held: Sequence[tuple[UUID, str]]
     progress: Sequence[tuple[str, Progress]]
     watched: Sequence[UUID]
     lease: float
@@ -166,8 +166,9 @@ class Beat:
 
 def beat(runs: RunStatements, told: Beat) -> Plan[Sequence[Mapping[str, Any]]]:
     """Extend leases, save progress, and return the rows of the watched runs."""
-    if told.workers:
-        yield Execute(((runs.renew_leases, {"workers": list(told.workers), "lease": told.lease}),))
+    for run_id, worker in told.held:
+        key = runs.of_mapping.mapping.key_values(run_id)
+        yield Execute(((runs.renew_lease, {**key, "worker": worker, "lease": told.lease}),))
     for worker, progress in told.progress:
         key = runs.of_mapping.mapping.key_values(progress.run_id)
         values = {f"latch_{name}": value for name, value in progress_params(progress).items()}
@@ -242,7 +243,7 @@ def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: st
     match answer:
         case Answer(via=None):
             outcome, state, version = Outcome.UNSAVED, None, None
-            error = error or error_text(answer.failures[-1])
+            error = error or error_text(_of_driver(answer.failures[-1]))
         case Answer(refusal=None):
             applied = answer.unwrap()
             outcome, state, version = Outcome.APPLIED, applied.target, applied.version
@@ -251,6 +252,11 @@ def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: st
     return Finalized(
         run_id=run_id, target=target, outcome=outcome, state=state, version=version, via=answer.via, error=error
     )
+
+
+def _of_driver(error: Exception) -> BaseException:
+    """What the driver said; SQLAlchemy would add the statement and its values."""
+    return getattr(error, "orig", None) or error
 
 
 def _held(refusal: NotAppliedError | None) -> tuple[str | None, int | None]:

@@ -48,12 +48,13 @@ class RunStatements:
         return update(self._table).where(*criteria).values({asked: func.coalesce(asked, now())})
 
     @cached_property
-    def renew_leases(self) -> Update:
-        """Extend the leases that these workers hold."""
-        owner = self._columns["lease_owner"]
-        workers = owner.in_(bindparam("workers", expanding=True))
+    def renew_lease(self) -> Update:
+        """Extend a run's lease, while its worker holds it.
+
+        One run at a time: of several, MariaDB may look at every row of the table, and it locks what it looks at.
+        """
         lease = {self._columns["lease_expires_at"]: from_now(bindparam("lease"))}
-        return update(self._table).where(self._running, workers).values(lease)
+        return update(self._table).where(self.of_mapping.at_key, self._running, self._owned_by("worker")).values(lease)
 
     @cached_property
     def save_progress(self) -> Update:

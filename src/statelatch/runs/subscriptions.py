@@ -159,14 +159,11 @@ class Subscription:
                 event = self._queue.popleft()
             except IndexError:
                 return None
-            last = isinstance(event, Finalized)
-            self._over = self._over or last
-        if last:
-            self._ring()  # others who wait would wait for ever
+            self._over = self._over or isinstance(event, Finalized)
         return event
 
     def _ring(self) -> None:
-        """Wake all who wait. One bell would do for one event, but it may be that of a task just cancelled."""
+        """Wake all who wait: one for the event, unless it was just cancelled, and all for the end."""
         for ring in self._bells:
             ring()
 
@@ -219,10 +216,9 @@ class Subscriptions:
             event: any event; its `run_id` says whose it is.
         """
         with self._lock:
-            self._sweep()
             watchers = self._watching.get(event.run_id, ())
             if isinstance(event, Finalized):
-                self._watching.pop(event.run_id, None)
+                self._watching.pop(event.run_id, None)  # all at once; one by one takes the square of their number
         for watcher in watchers:
             subscription = watcher()
             if subscription is not None:

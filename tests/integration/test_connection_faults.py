@@ -1,0 +1,279 @@
+"""Connections that are refused, killed and cut, on each database: the phase is told, and nothing is written twice.
+
+A fault is real: the server kills the session, or SQLite's connection is closed, in the middle of a `send`. Each
+test asserts that its fault struck.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+from uuid import UUID
+
+import pytest
+from sqlalchemy import URL, Engine, create_engine, event
+
+from statelatch import (
+    ConnectionFailureError,
+    OutcomeUnknownError,
+    PersistenceAdapter,
+    StaleVersionError,
+    TransitionRefusedError,
+)
+from statelatch.errors import Phase
+from tests.databases import kill_connections, on, pooled, unreachable
+from tests.orders import KEY, PATHS, order_adapter, stored_order
+from tests.outages import LostCommit
+
+CREATED: dict[str, Any] = {"tenant": "acme", "number": 7, "paid": True}
+
+Moment = Literal["before_cursor_execute", "after_cursor_execute"]
+
+
+class Strike:
+    """Cuts the connection once, before or after the next statement that begins with a word."""
+
+    def __init__(self, engine: Engine, moment: Moment, word: str) -> None:
+        self._word, self._url = word, engine.url
+        self.count = 0
+        event.listen(engine, moment, self._executing)
+
+    def _executing(self, connection: Any, _cursor: object, statement: str, *_: object) -> None:
+        if not self.count and statement.startswith(self._word):
+            self.count += 1
+            cut(connection.connection.dbapi_connection, self._url)
+
+
+def cut(driver_connection: Any, url: URL) -> None:
+    """Kill the sessions of this database; SQLite's connection is closed under the driver's hands."""
+    if url.get_backend_name() == "sqlite":
+        driver_connection.close()
+    else:
+        kill_connections(url)
+
+
+@pytest.fixture(params=PATHS)
+def adapter(request: pytest.FixtureRequest, engine: Engine) -> PersistenceAdapter:
+    """Orders on this path, one of them a paid draft."""
+    adapter = order_adapter(engine, PATHS[request.param])
+    adapter.create(**CREATED)
+    return adapter
+
+
+VERBS: dict[str, Callable[[PersistenceAdapter], object]] = {
+    "create": lambda adapter: adapter.create(**CREATED),
+    "load": lambda adapter: adapter.load(KEY),
+    "send": lambda adapter: adapter.send(KEY, "pay"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_connection_refused(database_url: URL, verb: str) -> None:
+    """Behaviour 16: where nothing listens, each verb fails in phase `connect`, with the URL that was tried."""
+    with pooled(database_url) as engine:
+        mapping = order_adapter(engine).mapping
+    nowhere = unreachable(database_url)
+
+    with PersistenceAdapter(nowhere, mapping) as adapter, pytest.raises(ConnectionFailureError) as caught:
+        VERBS[verb](adapter)
+
+    assert type(caught.value) is ConnectionFailureError
+    assert (caught.value.phase, caught.value.database) == (Phase.CONNECT, nowhere.render_as_string())
+
+
+def test_killed_before_the_update(adapter: PersistenceAdapter) -> None:
+    """Behaviour 16: a connection killed before the UPDATE reaches the server: phase `execute`, nothing is written."""
+    before = stored_order(adapter.engine)
+    strike = Strike(adapter.engine, "before_cursor_execute", "UPDATE")
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.send(KEY, "pay")
+
+    assert (type(caught.value), caught.value.phase, strike.count) == (ConnectionFailureError, Phase.EXECUTE, 1)
+    assert before == stored_order(adapter.engine)
+    assert adapter.send(KEY, "pay").version == 2
+
+
+AFTER_UPDATE = {"sqlite": Phase.EXECUTE, "postgresql": Phase.COMMIT, "mariadb": Phase.EXECUTE}
+"""What comes next on the dead connection: COMMIT, but SQLite reads the row first, and MariaDB is sent a SELECT."""
+
+
+def test_killed_after_the_update(adapter: PersistenceAdapter) -> None:
+    """Behaviour 16: killed after the UPDATE and before COMMIT: the phase is told, nothing is written."""
+    before = stored_order(adapter.engine)
+    strike = Strike(adapter.engine, "after_cursor_execute", "UPDATE")
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.send(KEY, "pay")
+
+    assert (caught.value.phase, strike.count) == (AFTER_UPDATE[adapter.engine.dialect.name], 1)
+    assert isinstance(caught.value, OutcomeUnknownError) == (caught.value.phase is Phase.COMMIT)
+    assert before == stored_order(adapter.engine)
+
+
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_lost_read_is_never_an_unknown_outcome(adapter: PersistenceAdapter, moment: Moment) -> None:
+    """A SELECT whose connection is killed, even at the end of its transaction, has written nothing."""
+    strike = Strike(adapter.engine, moment, "SELECT")
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.load(KEY)
+
+    assert (type(caught.value), caught.value.phase, strike.count) == (ConnectionFailureError, Phase.EXECUTE, 1)
+
+
+def test_a_lost_diagnosis_is_no_refusal(engine: Engine) -> None:
+    """The UPDATE matched nothing, but why could not be asked: the database did not answer."""
+    adapter = order_adapter(engine)
+    adapter.create(**CREATED)
+    strike = Strike(engine, "before_cursor_execute", "SELECT")
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.send(KEY, "release", expected_version=9)
+
+    # on MariaDB the transaction of an UPDATE that matched nothing ends there, without its SELECT
+    assert (type(caught.value), caught.value.phase, strike.count) == (ConnectionFailureError, Phase.EXECUTE, 1)
+
+
+# -- COMMIT ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_lost_commit_is_an_unknown_outcome(adapter: PersistenceAdapter, landed: bool) -> None:
+    """Behaviours 17, 18, 20: token and key are told; sent again with the token, the event is applied exactly once."""
+    fault = LostCommit(adapter.engine, landed=landed)
+    fault.arm(skip=0 if adapter.explain("pay").compiled else 1)  # an interpreted event reads first
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        adapter.send(KEY, "pay")
+
+    error = caught.value
+    assert (error.phase, error.key, fault.strikes) == (Phase.COMMIT, KEY, 1)
+    assert isinstance(error.token, UUID)
+    assert stored_order(adapter.engine)["version"] == (2 if landed else 1)
+
+    done = [adapter.send(KEY, "pay", token=error.token) for _ in range(2)]
+
+    row = stored_order(adapter.engine)
+    assert [(each.source, each.target, each.version) for each in done] == [("draft", "paid 100%", 2)] * 2
+    assert (row["version"], row["transition_token"]) == (2, error.token)
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_lost_commit_with_an_expected_version(adapter: PersistenceAdapter, landed: bool) -> None:
+    """The version that was expected is no hindrance: what has landed is recognised before it is called stale."""
+    fault = LostCommit(adapter.engine, landed=landed)
+    fault.arm(skip=0 if adapter.explain("drop").compiled else 1)
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        adapter.send(KEY, "drop", expected_version=1)
+
+    assert adapter.send(KEY, "drop", expected_version=1, token=caught.value.token).version == 2
+    assert (stored_order(adapter.engine)["version"], fault.strikes) == (2, 1)
+
+
+def test_a_lost_commit_that_another_overtook(adapter: PersistenceAdapter) -> None:
+    """Behaviour 19: it had not landed, and somebody else ended the row: never both, and the loser is told."""
+    fault = LostCommit(adapter.engine, landed=False)
+    fault.arm(skip=0 if adapter.explain("pay").compiled else 1)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        adapter.send(KEY, "pay", expected_version=1)
+    with pooled(adapter.engine.url) as other:
+        winner = order_adapter(other).send(KEY, "drop")
+
+    with pytest.raises(StaleVersionError):
+        adapter.send(KEY, "pay", expected_version=1, token=caught.value.token)
+    with pytest.raises(TransitionRefusedError):
+        adapter.send(KEY, "pay", token=caught.value.token)
+
+    row = stored_order(adapter.engine)
+    assert (row["version"], row["transition_token"], fault.strikes) == (2, winner.token, 1)
+
+
+# -- AUTOCOMMIT -----------------------------------------------------------------------------------------
+
+
+class LostAnswer:
+    """Cuts the connection when the next UPDATE has been carried out, before its answer is read."""
+
+    def __init__(self, engine: Engine, *, landed: bool) -> None:
+        self._url, self._landed = engine.url, landed
+        self.strikes = 0
+        event.listen(engine, "do_execute", self._execute)
+
+    def _execute(self, cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
+        if self.strikes or not statement.startswith("UPDATE"):
+            return False
+        self.strikes += 1
+        if self._landed:
+            cursor.execute(statement, parameters)
+            cursor.fetchall()
+        cut(cursor.connection, self._url)
+        cursor.execute(statement, parameters)  # the driver finds that nobody is there
+        return True
+
+
+@pytest.fixture(params=PATHS)
+def autocommitting(request: pytest.FixtureRequest, database_url: URL) -> Any:
+    """Orders on an engine whose every statement is durable by itself."""
+    with pooled(database_url) as engine:
+        order_adapter(engine)
+    engine = create_engine(database_url, isolation_level="AUTOCOMMIT")
+    yield order_adapter(engine, PATHS[request.param])
+    engine.dispose()
+
+
+def test_autocommit_works(autocommitting: PersistenceAdapter) -> None:
+    """On an engine in AUTOCOMMIT everything is as elsewhere."""
+    autocommitting.create(**CREATED)
+
+    done = autocommitting.send(KEY, "pay", expected_version=1)
+
+    assert (done.source, done.target, done.version) == ("draft", "paid 100%", 2)
+    assert stored_order(autocommitting.engine)["transition_token"] == done.token
+    with pytest.raises(StaleVersionError):
+        autocommitting.send(KEY, "drop", expected_version=1)
+    with pytest.raises(TransitionRefusedError):
+        autocommitting.send(KEY, "pay")
+
+
+@on("sqlite", "postgresql")
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_lost_answer_in_autocommit_is_an_unknown_outcome(autocommitting: PersistenceAdapter, landed: bool) -> None:
+    """There is no COMMIT, so the UPDATE's own answer is the acknowledgement; with the token it is applied once."""
+    autocommitting.create(**CREATED)
+    fault = LostAnswer(autocommitting.engine, landed=landed)
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        autocommitting.send(KEY, "pay")
+
+    assert (caught.value.phase, caught.value.key, fault.strikes) == (Phase.COMMIT, KEY, 1)
+    assert stored_order(autocommitting.engine)["version"] == (2 if landed else 1)
+    assert autocommitting.send(KEY, "pay", token=caught.value.token).version == 2
+    assert stored_order(autocommitting.engine)["transition_token"] == caught.value.token
+
+
+@on("mariadb")
+def test_without_returning_autocommit_is_a_transaction(autocommitting: PersistenceAdapter) -> None:
+    """Where the outcome is a second statement, both are one transaction: cut between them, nothing is written."""
+    autocommitting.create(**CREATED)
+    strike = Strike(autocommitting.engine, "after_cursor_execute", "UPDATE")
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        autocommitting.send(KEY, "pay")
+
+    assert (type(caught.value), caught.value.phase, strike.count) == (ConnectionFailureError, Phase.EXECUTE, 1)
+    assert stored_order(autocommitting.engine)["version"] == 1
+
+
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_lost_read_in_autocommit(autocommitting: PersistenceAdapter, moment: Moment) -> None:
+    """A read in AUTOCOMMIT leaves nothing unknown either: it fails in phase `execute`, or it has answered."""
+    autocommitting.create(**CREATED)
+    strike = Strike(autocommitting.engine, moment, "SELECT")
+
+    if moment == "after_cursor_execute" and autocommitting.engine.dialect.name == "postgresql":
+        assert autocommitting.load(KEY).version == 1  # the answer had come, and nothing more is sent
+    else:
+        with pytest.raises(ConnectionFailureError) as caught:
+            autocommitting.load(KEY)
+        assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.EXECUTE)
+    assert strike.count == 1

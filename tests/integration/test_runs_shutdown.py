@@ -1,0 +1,178 @@
+"""The end of a manager: nothing is lost, nothing is left."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import URL, Engine
+
+from statelatch.runs import Outcome, RunHandle, RunManager, create_tables
+from tests.databases import kill_connections, on, pooled
+from tests.runs import PATIENCE, at_gate, everything, nothing, stored, until_cancelled
+
+
+def begun(manager: RunManager) -> RunHandle:
+    """A run whose function is waiting to be cancelled."""
+    reached = threading.Event()
+    handle = manager.start(until_cancelled, reached)
+    assert reached.wait(PATIENCE)
+    return handle
+
+
+def own_threads() -> set[str]:
+    """Names of the threads that managers have made."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("statelatch")}
+
+
+def test_shutdown_waits_for_every_run(runs_engine: Engine) -> None:
+    """Running and pending ones come to their own end, and their last words are written when it returns."""
+    with at_gate() as gate, ThreadPoolExecutor(2) as executor:
+        manager = RunManager(runs_engine, executor=executor)
+        handles = [manager.start(gate, number) for number in range(6)]
+        gate.wait()
+        threading.Timer(0.05, gate.open).start()
+        manager.shutdown()
+
+        assert [("completed", number) for number in range(6)] == [
+            (stored(runs_engine, handle.id).status, handle.result(0)) for handle in handles
+        ]
+
+
+def test_shutdown_with_cancel_ends_every_run(runs_engine: Engine) -> None:
+    """Those that run are asked to stop, those that wait never begin; every row says cancelled."""
+    with ThreadPoolExecutor(1) as executor:
+        manager = RunManager(runs_engine, executor=executor)
+        running = begun(manager)
+        called: list[int] = []
+        pending = [manager.start(called.append, number) for number in range(5)]
+        manager.shutdown(cancel=True)
+
+        assert {("cancelled", Outcome.APPLIED)} == {
+            (handle.wait(0).state, handle.wait(0).outcome) for handle in (running, *pending)
+        }
+    assert {"cancelled"} == {row.status for row in everything(runs_engine)}
+    assert called == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_exception_in_the_with_block_cancels_the_runs(runs_engine: Engine, error: type[BaseException]) -> None:
+    """Ctrl-C, for instance: the runs are stopped and written, and the exception goes on its way."""
+    handles: list[RunHandle] = []
+
+    def interrupted() -> None:
+        with RunManager(runs_engine) as manager:
+            handles.append(begun(manager))
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+
+    assert handles[0].wait(0).state == "cancelled"
+    assert stored(runs_engine, handles[0].id).status == "cancelled"
+
+
+def test_a_manager_that_is_shut_down_starts_nothing(runs_engine: Engine) -> None:
+    """It says so, and no row is written; reading goes on."""
+    with RunManager(runs_engine) as manager:
+        handle = manager.start(nothing)
+    with pytest.raises(RuntimeError, match="this RunManager is shut down"):
+        manager.start(nothing)
+
+    assert [handle.id] == [row.id for row in everything(runs_engine)]
+    assert manager.get(handle.id).status == "completed"
+    manager.shutdown()
+
+
+def test_a_start_that_meets_the_shutdown_is_over_when_it_returns(runs_engine: Engine) -> None:
+    """Six threads start runs while the manager shuts down: each run has ended, or its start has raised."""
+    for _ in range(5):
+        instant = threading.Barrier(7)
+        with ThreadPoolExecutor(4) as executor, ThreadPoolExecutor(6) as starters:
+            manager = RunManager(runs_engine, executor=executor)
+            manager.start(nothing)
+
+            def start(manager: RunManager = manager, instant: threading.Barrier = instant) -> None:
+                instant.wait(PATIENCE)
+                while True:
+                    try:
+                        manager.start(nothing)
+                    except RuntimeError:
+                        return
+
+            futures = [starters.submit(start) for _ in range(6)]
+            instant.wait(PATIENCE)
+            manager.shutdown()
+            for future in futures:
+                future.result(PATIENCE)
+
+    assert {row.status for row in everything(runs_engine)} <= {"completed", "failed"}
+
+
+def test_shutdown_without_waiting_lets_runs_end(runs_engine: Engine) -> None:
+    """It returns at once; the run goes on, keeps its heart, and writes its last word."""
+    with at_gate() as gate:
+        manager = RunManager(runs_engine, heartbeat=0.02)
+        handle = manager.start(gate)
+        gate.wait()
+        manager.shutdown(wait=False)
+
+        assert stored(runs_engine, handle.id).status == "running"
+        gate.open()
+        assert handle.wait(PATIENCE).state == "completed"
+        manager.shutdown()
+    assert own_threads() == set()
+
+
+@on("postgresql", "mariadb")
+def test_no_thread_and_no_connection_is_left(database_url: URL) -> None:
+    """Of a manager that made its own engine: not one thread, not one session on the server."""
+    with pooled(database_url) as engine:
+        create_tables(engine)
+    with RunManager(database_url, fallbacks=[database_url], heartbeat=0.01) as manager:
+        handles = [manager.start(nothing) for _ in range(20)]
+        begun(manager).cancel()
+        assert own_threads() >= {"statelatch-heartbeat"}
+        for handle in handles:
+            handle.wait(PATIENCE)
+
+    assert own_threads() == set()
+    assert kill_connections(database_url) == 0
+
+
+def test_an_engine_of_the_caller_s_is_left_open(runs_engine: Engine) -> None:
+    """Its pool is the caller's business."""
+    with RunManager(runs_engine) as manager:
+        manager.start(nothing).wait(PATIENCE)
+
+    assert everything(runs_engine)[0].status == "completed"
+
+
+def test_runs_that_are_over_are_forgotten(manager: RunManager) -> None:
+    """Neither a run's arguments, nor its result, nor its error stay in memory once nobody holds the handle."""
+
+    class Large:
+        """Something that one would notice."""
+
+    def function(argument: Large) -> Large:
+        seen.append(weakref.ref(argument))
+        result = Large()
+        seen.append(weakref.ref(result))
+        return result
+
+    def broken(argument: Large) -> None:
+        seen.append(weakref.ref(argument))
+        raise ValueError
+
+    seen: list[weakref.ref[Large]] = []
+    for each in (function, broken):
+        manager.start(each, Large()).wait(PATIENCE)
+    manager.start(nothing).wait(PATIENCE)  # the pool's threads let go of the last work when the next one comes
+    manager.start(nothing).wait(PATIENCE)
+    gc.collect()
+
+    assert manager._executions == {}  # pyright: ignore[reportPrivateUsage]
+    assert [reference() for reference in seen] == [None] * 3
