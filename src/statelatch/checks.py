@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import BindParameter, Integer, String, Table, Uuid, types
+from sqlalchemy import BindParameter, ClauseElement, Integer, String, Table, Uuid, types
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
 from sqlalchemy.orm import Mapper
@@ -155,6 +155,11 @@ def _check_assigned(where: str, value: object) -> None:
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ConfigurationError(f"{where}: naive datetime {value!r}; say which zone it is in")
     clause = clause_of(value)
+    if clause is None and isinstance(value, ClauseElement):
+        raise ConfigurationError(
+            f"{where}: expected an SQL expression, a bindparam or a constant, found {value!r}; "
+            "of text, make an expression with sqlalchemy.literal_column"
+        )
     for node in visitors.iterate(clause) if clause is not None else ():
         if isinstance(node, BindParameter) and node.key in NOT_PARAMETERS:
             raise ConfigurationError(

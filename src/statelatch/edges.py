@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from statelatch import framework
-from statelatch.guards import Truth, Untranslatable, all_of, translate
+from statelatch.guards import translate
+from statelatch.truth import Truth, Untranslatable, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -59,8 +59,8 @@ def reconnected(engine: Engine) -> Engine:
 
 def is_in_memory(engine: Engine) -> bool:
     """Whether the database is gone with its connection: an SQLite database in memory."""
-    database = engine.url.database
-    return engine.dialect.name == "sqlite" and (not database or ":memory:" in database or "mode=memory" in database)
+    database, mode = engine.url.database, engine.url.query.get("mode")
+    return engine.dialect.name == "sqlite" and (not database or ":memory:" in database or mode == "memory")
 
 
 def _with_driver(url: URL) -> URL:

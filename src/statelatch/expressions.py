@@ -67,8 +67,9 @@ class from_now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.f
     name = "from_now"
 
     def __init__(self, seconds: float | ColumnElement[Any]) -> None:
-        offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Double())
-        super().__init__(cast(offset, Double()))
+        double: Double[float] = Double()  # MariaDB's FLOAT would round a year's lease to seconds
+        offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), double)
+        super().__init__(cast(offset, double))
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func

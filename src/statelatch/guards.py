@@ -1,13 +1,13 @@
 """PURE: from a guard of python-statemachine to an SQL predicate that agrees with Python on every row.
 
-Rules, each of them Python's own (https://docs.python.org/3/reference/expressions.html):
+Rules:
 
-- NULL is None: false in a condition, equal to itself, and `None < 3` *raises*. So every guard becomes
-  two predicates: where it is true (`Truth.holds`), and where evaluating it raises (`Truth.raises`).
-  Neither is ever NULL. `and`, `or` and chains stop early, so what they do not reach cannot raise.
-- A name is a column, `hybrid_property` or `hybrid_method` of the entity. The arguments of a
-  hybrid_method become bound parameters: they are the event's parameters.
-- Text is compared by code point, whatever the collation; values of unlike types are not compared in SQL.
+- A name is a column, `hybrid_property` or `hybrid_method` of the entity. The arguments of a hybrid_method become
+  bound parameters: they are the event's parameters.
+- A hybrid with an SQL half of its own (`.expression`) is taken at its word. Of one without, the Python half is
+  translated like a guard if it is a single `return` of conditions over `self`: to evaluate it at the class, as
+  SQLAlchemy does, would lose every `and`, `or` and `is None` in it.
+- What a condition means, NULL included, stands in `statelatch.comparisons` and `statelatch.truth`.
 - What cannot be translated raises `Untranslatable` with the reason; nothing is guessed.
 
 This file must not know what a transition writes, nor any connection.
@@ -17,34 +17,24 @@ from __future__ import annotations
 
 import ast
 import inspect as pyinspect
-import operator
-from dataclasses import dataclass
+import textwrap
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import Column, ColumnElement, and_, bindparam, case, false, func, literal, not_, or_, true, types
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, true
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import ColumnProperty
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
 
 from statelatch import framework
-from statelatch.expressions import UTCDateTime, exact_float, exact_text
+from statelatch.comparisons import compare, truth_of
+from statelatch.truth import Truth, Untranslatable, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from statemachine.callbacks import CallbackSpec
 
-__all__ = ["NOT_PARAMETERS", "PARAMETER", "Names", "Truth", "Untranslatable", "all_of", "event_parameter", "translate"]
-
-_ORDERINGS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-
+__all__ = ["NOT_PARAMETERS", "PARAMETER", "Names", "event_parameter", "translate"]
 
 PARAMETER = "event_"
 
@@ -55,55 +45,6 @@ NOT_PARAMETERS = framework.ENGINE_ARGUMENTS | {"key", "expected_version", "token
 def event_parameter(name: str) -> str:
     """Name under which an event's parameter is bound: SQLAlchemy keeps the columns' names for itself."""
     return PARAMETER + name
-
-
-class Untranslatable(Exception):  # noqa: N818  a finding, not a failure: the event is interpreted
-    """This guard needs Python; the message says which part of it, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """A guard in SQL: where it holds, and where Python would raise instead of answering."""
-
-    holds: ColumnElement[bool]
-    raises: ColumnElement[bool] | None = None
-
-    def and_then(self, other: Truth) -> Truth:
-        """Python's `and`: the other is evaluated where this one holds."""
-        return Truth(and_(self.holds, other.holds), _either(self.raises, _within(self.holds, other.raises)))
-
-    def or_else(self, other: Truth) -> Truth:
-        """Python's `or`: the other is evaluated where this one does not hold."""
-        return Truth(or_(self.holds, other.holds), _either(self.raises, _within(not_(self.holds), other.raises)))
-
-    def negated(self) -> Truth:
-        """Python's `not`: it raises where its operand does."""
-        return Truth(not_(self.holds), self.raises)
-
-    def passes(self) -> ColumnElement[bool]:
-        """Where Python would answer, and answer true."""
-        return self.holds if self.raises is None else and_(not_(self.raises), self.holds)
-
-
-ALWAYS = Truth(true())
-
-
-def _either(left: ColumnElement[bool] | None, right: ColumnElement[bool] | None) -> ColumnElement[bool] | None:
-    if left is None or right is None:
-        return right if left is None else left
-    return or_(left, right)
-
-
-def _within(reached: ColumnElement[bool], raises: ColumnElement[bool] | None) -> ColumnElement[bool] | None:
-    return None if raises is None else and_(reached, raises)
-
-
-def all_of(truths: Iterable[Truth]) -> Truth:
-    """All guards of one transition, evaluated in order, as the engine does."""
-    result = ALWAYS
-    for truth in truths:
-        result = truth if result is ALWAYS else result.and_then(truth)
-    return result
 
 
 class Names(Protocol):
@@ -158,8 +99,10 @@ class _Translation:
                 return self._comparison(node)
             case ast.Call(func=ast.Name(id=name), args=arguments) if name.lower() == "in":
                 return self._in_states(arguments)
-            case ast.Name() | ast.Constant():
-                return truth_of(self._value(node))
+            case ast.Name(id=name):
+                return self._truth_of(self._own(name))
+            case ast.Constant():
+                return truth_of(node.value)
             case _:
                 raise Untranslatable(f"{ast.unparse(node)!r} is not a guard expression")
 
@@ -184,30 +127,127 @@ class _Translation:
     def _value(self, node: ast.expr) -> ColumnElement[Any] | object:
         match node:
             case ast.Name(id=name):
-                return self._name(name)
+                return self._attribute(self._own(name))
             case ast.Constant(value=value):
                 return value
             case _:
                 raise Untranslatable(f"{ast.unparse(node)!r} is used as a value")
 
-    def _name(self, name: str) -> ColumnElement[Any]:
-        entity = self._names.entity
+    def _own(self, name: str) -> str:
+        """A name that is not the machine's."""
         if self._names.is_python(name):
             raise Untranslatable(f"guard {name!r} is Python on the machine")
+        return name
+
+    def _truth_of(self, name: str) -> Truth:
+        """The entity's attribute as a condition."""
+        half = _python_half(self._names.entity, name)
+        return truth_of(self._attribute(name)) if half is None else _Half(self._names, half).truth
+
+    def _attribute(self, name: str) -> ColumnElement[Any] | object:
+        """The entity's attribute as a value."""
+        half = _python_half(self._names.entity, name)
+        if half is not None:
+            return _Half(self._names, half).value
         try:
-            return _at_class(entity, name)
+            return _at_class(self._names.entity, name)
         except Untranslatable:
             raise
-        except Exception as error:  # a hybrid whose Python half cannot make SQL, and that has no other
+        except Exception as error:  # evaluating a hybrid at its class may raise anything
             raise Untranslatable(f"guard {name!r} has no SQL expression ({error})") from error
 
 
+class _Half(_Translation):
+    """The Python half of a hybrid that has no other: conditions over the attributes of `self`."""
+
+    def __init__(self, names: Names, function: Callable[..., Any]) -> None:
+        super().__init__(names)
+        self._name = function.__name__
+        self._self, *arguments = pyinspect.signature(function).parameters.values()
+        self._arguments = _event_parameters(self._name, arguments)
+        self._returned = _returned(function)
+
+    @property
+    def truth(self) -> Truth:
+        """What it returns, as a condition."""
+        return self.predicate(self._returned)
+
+    @property
+    def value(self) -> ColumnElement[Any] | object:
+        """What it returns, as a value."""
+        return self._value(self._returned)
+
+    def predicate(self, node: ast.expr) -> Truth:
+        match node:
+            case ast.Attribute(value=ast.Name(id=self._self.name), attr=name):
+                return self._truth_of(name)
+            case ast.Compare(ops=[ast.Is() | ast.IsNot()], comparators=[ast.Constant(value=None)], left=left):
+                return compare(self._value(left), _EQUALITY[type(node.ops[0])], None)
+            case ast.Compare(ops=ops) if all(isinstance(each, _COMPARED) for each in ops):
+                return super().predicate(node)
+            case ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
+                return super().predicate(node)
+            case ast.Constant():
+                return truth_of(node.value)
+            case _:
+                raise self._needs_python(node)
+
+    def _value(self, node: ast.expr) -> ColumnElement[Any] | object:
+        match node:
+            case ast.Attribute(value=ast.Name(id=self._self.name), attr=name):
+                return self._attribute(name)
+            case ast.Name(id=name) if name in self._arguments:
+                return self._arguments[name]
+            case ast.Constant(value=value):
+                return value
+            case _:
+                raise self._needs_python(node)
+
+    def _needs_python(self, node: ast.expr) -> Untranslatable:
+        return Untranslatable(
+            f"hybrid {self._name!r} needs Python for {ast.unparse(node)!r}; give it an SQL half with .expression"
+        )
+
+
+_COMPARED = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_EQUALITY: dict[type[ast.cmpop], ast.cmpop] = {ast.Is: ast.Eq(), ast.IsNot: ast.NotEq()}
+
+
+def _python_half(entity: type[Any], name: str) -> Callable[..., Any] | None:
+    """The Python half of a hybrid that has no SQL half of its own; None of anything else."""
+    descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
+    if isinstance(descriptor, hybrid_method):
+        return descriptor.func if descriptor.expr is descriptor.func else None
+    if isinstance(descriptor, hybrid_property):
+        own = descriptor.expr is not None or descriptor.custom_comparator is not None
+        return None if own else descriptor.fget
+    return None
+
+
+def _returned(function: Callable[..., Any]) -> ast.expr:
+    """The expression that a function of one statement returns."""
+    name = function.__name__
+    try:
+        tree = ast.parse(textwrap.dedent(pyinspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise Untranslatable(f"hybrid {name!r} has no SQL half, and its source is not at hand") from error
+    match tree.body:
+        case [ast.FunctionDef(body=[*documented, ast.Return(value=ast.expr() as returned)])]:
+            if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in documented):
+                return returned
+        case _:
+            pass
+    raise Untranslatable(f"hybrid {name!r} is more than one return; give it an SQL half with .expression")
+
+
 def _at_class(entity: type[Any], name: str) -> ColumnElement[Any]:
-    """The entity's attribute as SQL; evaluating a hybrid at its class may raise anything."""
+    """The entity's attribute as SQL."""
     descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
     attribute = getattr(entity, name, None)
     if isinstance(descriptor, hybrid_method):
-        return _call(name, cast("Callable[..., Any]", attribute), descriptor.func)
+        arguments = list(pyinspect.signature(descriptor.func).parameters.values())[1:]
+        method = cast("Callable[..., Any]", attribute)
+        return _expression(method(**_event_parameters(name, arguments)))
     is_column = isinstance(getattr(attribute, "property", None), ColumnProperty)
     if is_column or isinstance(descriptor, hybrid_property):
         return _expression(attribute)
@@ -221,151 +261,13 @@ def _expression(attribute: Any) -> ColumnElement[Any]:
     return cast("ColumnElement[Any]", clause)
 
 
-def _call(name: str, method: Callable[..., Any], function: Callable[..., Any]) -> ColumnElement[Any]:
-    """Call a hybrid_method at class level, each argument a bound parameter of its name."""
-    arguments: dict[str, Any] = {}
-    for parameter in list(pyinspect.signature(function).parameters.values())[1:]:
-        variadic = parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
-        if variadic or parameter.name in NOT_PARAMETERS:
-            raise Untranslatable(f"guard {name!r} takes {parameter}, which SQL does not have")
-        required = parameter.default is parameter.empty
-        bound = event_parameter(parameter.name)
-        arguments[parameter.name] = bindparam(bound) if required else bindparam(bound, parameter.default)
-    return _expression(method(**arguments))
-
-
-def truth_of(value: ColumnElement[Any] | object) -> Truth:
-    """Python's truth value: NULL, zero and empty text are false.
-
-    Raises:
-        Untranslatable: the type's truth value in SQL is not Python's.
-    """
-    if not isinstance(value, ColumnElement):
-        return Truth(true() if value else false())
-    column = cast("ColumnElement[Any]", value)
-    match column.type:
-        case types.Boolean():
-            return Truth(column if never_null(column) else func.coalesce(column, false()))
-        case types.Integer() | types.Numeric() | types.Float():
-            return Truth(func.coalesce(column, 0) != 0)
-        case types.Enum() as kind:
-            members = cast("Iterable[object]", kind.enum_class or kind.enums)
-            return Truth(func.coalesce(column.in_([member for member in members if member]), false()))
-        case types.String():
-            return Truth(func.coalesce(exact_text(column) != exact_text(literal("")), false()))
-        case types.DateTime() | types.Date() | types.Time() | types.Uuid() | UTCDateTime():
-            return Truth(column.is_not(None))
-        case other:
-            raise Untranslatable(f"the truth value of the SQL type {other!r} is not Python's")
-
-
-def never_null(clause: object) -> bool:
-    """Whether the expression has a value on every row, so that nothing need stand in for NULL."""
-    match clause:
-        case Column():
-            return not clause.nullable
-        case BooleanClauseList():
-            return all(never_null(part) for part in clause.clauses)
-        case BinaryExpression(operator=operators.is_ | operators.is_not):
-            return True
-        case BinaryExpression() if operators.is_comparison(clause.operator):
-            return never_null(clause.left) and never_null(clause.right)
-        case _:
-            return False
-
-
-def _kind(value: ColumnElement[Any] | object) -> str:
-    """The class of values that Python compares with one another."""
-    if isinstance(value, ColumnElement):
-        return _column_kind(cast("ColumnElement[Any]", value).type)
-    kinds: dict[type, str] = {bool: "truth", int: "integer", float: "float", str: "text"}
-    return "big integer" if _is_big(value) else kinds.get(type(value), type(value).__name__)
-
-
-def _column_kind(of: types.TypeEngine[Any]) -> str:
-    match of:
-        case types.Boolean():
-            return "truth"
-        case types.BigInteger():
-            return "big integer"
-        case types.Integer():
-            return "integer"
-        case types.Float():
-            return "float"
-        case types.Numeric():
-            return "decimal"
-        case types.Enum():
-            return "enum"
-        case types.String():
-            return "text"
-        case UTCDateTime():
-            return "instant"
-        case types.DateTime() as kind:
-            return "zoned time" if kind.timezone else "local time"
-        case types.Date():
-            return "date"
-        case types.Uuid():
-            return "uuid"
-        case other:
-            raise Untranslatable(f"values of the SQL type {other!r} are not compared in SQL")
-
-
-def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: ColumnElement[Any] | object) -> Truth:
-    """One comparison. `==` and `!=` know None; the orderings raise for it, as Python does.
-
-    Raises:
-        Untranslatable: values of unlike types, or a constant compared with a constant.
-    """
-    columns = [cast("ColumnElement[Any]", side) for side in (left, right) if isinstance(side, ColumnElement)]
-    if not columns:
-        raise Untranslatable("it compares two constants")
-    equality = isinstance(comparison, ast.Eq | ast.NotEq)
-    if equality and (left is None or right is None):
-        same = columns[0].is_(None)
-    else:
-        left, right = _comparable(left, right, ordered=not equality)
-        if not equality:
-            raises = or_(false(), *(column.is_(None) for column in columns))
-            return Truth(func.coalesce(_ORDERINGS[type(comparison)](left, right), false()), raises)
-        same = _equal(left, right, columns)
-    return Truth(same if isinstance(comparison, ast.Eq) else not_(same))
-
-
-_ALIKE = (
-    {"integer", "big integer"},
-    {"integer", "float"},
-    {"integer", "big integer", "decimal"},
-)
-"""Kinds that compare alike in Python and in SQL. SQL would round a decimal or a big integer to a float."""
-
-_EXACT: dict[str, Callable[[Any], ColumnElement[Any]]] = {"text": exact_text, "float": exact_float}
-
-
-def _is_big(value: object) -> bool:
-    """Whether a number is an integer that a float may not hold."""
-    return type(value) is int and abs(value) > 2**53
-
-
-def _comparable(left: Any, right: Any, *, ordered: bool) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    kinds = {_kind(left), _kind(right)}
-    if "enum" in kinds or (len(kinds) > 1 and not any(kinds <= alike for alike in _ALIKE)):
-        raise Untranslatable(f"it compares {' with '.join(sorted(kinds))}")
-    if ordered and "uuid" in kinds:
-        raise Untranslatable("it orders UUIDs, which MariaDB orders otherwise")
-    sides: list[ColumnElement[Any]] = [
-        side if isinstance(side, ColumnElement) else literal(side) for side in (left, right)
-    ]
-    exact = next((_EXACT[kind] for kind in kinds if kind in _EXACT), None)
-    if exact is not None:
-        sides = [exact(side) for side in sides]
-    return sides[0], sides[1]
-
-
-def _equal(
-    left: ColumnElement[Any], right: ColumnElement[Any], columns: list[ColumnElement[Any]]
-) -> ColumnElement[bool]:
-    """Equal, or both None; never NULL."""
-    if len(columns) == 1:
-        return func.coalesce(left == right, false())
-    both_null = and_(columns[0].is_(None), columns[1].is_(None))
-    return case((both_null, true()), else_=func.coalesce(left == right, false()))
+def _event_parameters(name: str, arguments: Iterable[pyinspect.Parameter]) -> dict[str, BindParameter[Any]]:
+    """The arguments of a hybrid_method, each a bound parameter of its name."""
+    bound: dict[str, BindParameter[Any]] = {}
+    for argument in arguments:
+        variadic = argument.kind in {argument.VAR_POSITIONAL, argument.VAR_KEYWORD}
+        if variadic or argument.name in NOT_PARAMETERS:
+            raise Untranslatable(f"guard {name!r} takes {argument}, which SQL does not have")
+        key, required = event_parameter(argument.name), argument.default is argument.empty
+        bound[argument.name] = bindparam(key) if required else bindparam(key, argument.default)
+    return bound

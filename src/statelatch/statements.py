@@ -47,8 +47,9 @@ from statelatch import framework
 from statelatch.edges import Edge, edge_of, edges_of
 from statelatch.errors import ConfigurationError
 from statelatch.expressions import now
-from statelatch.guards import PARAMETER, Truth
+from statelatch.guards import PARAMETER
 from statelatch.records import Explanation
+from statelatch.truth import Truth
 from statelatch.writes import assign_names, assigned, bookkeeping, compiled_sets, set_order, token_parameter
 
 if TYPE_CHECKING:

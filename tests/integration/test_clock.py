@@ -61,13 +61,14 @@ def test_times_are_aware_and_in_utc(adapter: PersistenceAdapter) -> None:
     assert abs(before - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_the_lease_is_measured_by_the_same_clock(adapter: PersistenceAdapter) -> None:
+@pytest.mark.parametrize("lease", [90.5, 0.25, 31536000.5])
+def test_the_lease_is_measured_by_the_same_clock(adapter: PersistenceAdapter, lease: float) -> None:
     """Behaviour 14: started_at, lease_expires_at and the transition's own time are of one statement and one clock."""
     created = adapter.create()
-    started = adapter.send(created.key, "start", worker="w", lease=90.5)
+    started = adapter.send(created.key, "start", worker="w", lease=lease)
 
     values = adapter.load(created.key).values
-    assert values["lease_expires_at"] - values["started_at"] == timedelta(seconds=90.5)
+    assert values["lease_expires_at"] - values["started_at"] == timedelta(seconds=lease)
     assert abs(started.at - values["started_at"]) < timedelta(seconds=5)
 
 

@@ -140,6 +140,36 @@ def test_another_manager_s_force_wins_over_completion(runs_engine: Engine, manag
         handle.result()
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_cancel_between_return_and_last_word(manager: RunManager, runs_engine: Engine, *, force: bool) -> None:
+    """The function has returned: a request changes nothing, a `cancelled` that is written before `completed` wins."""
+    returning = threading.Event()
+    said: list[Cancellation] = []
+
+    def overtake(_connection: Connection, _cursor: object, _statement: str, *_: object) -> None:
+        if returning.is_set():
+            returning.clear()
+            said.append(other.cancel(handle.id, force=force))
+
+    with RunManager(runs_engine.url) as other, at_gate() as gate:
+
+        def function() -> str:
+            gate()
+            returning.set()
+            return "value"
+
+        handle = manager.start(function)
+        event.listen(runs_engine, "before_cursor_execute", overtake)
+        gate.open()
+        finalized = handle.wait(PATIENCE)
+
+    assert [each.written for each in said] == [force]
+    expected = ("cancelled", Outcome.NO_OP) if force else ("completed", Outcome.APPLIED)
+    assert (finalized.state, finalized.outcome) == expected
+    row = stored(runs_engine, handle.id)
+    assert (row.status, row.version, row.cancel_requested_at is not None) == (finalized.state, 3, True)
+
+
 @pytest.mark.parametrize("heartbeat", [0.05, 0.5])
 def test_another_manager_s_cancel_is_seen_within_a_heartbeat(runs_engine: Engine, heartbeat: float) -> None:
     """The worker's own manager reads the request when its heart next beats, and the hooks run."""

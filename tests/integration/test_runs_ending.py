@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from statelatch.errors import TransitionRefusedError
-from statelatch.runs import Finalized, Outcome, RunCancelled, RunManager, current_run
+from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, current_run
 from statelatch.runs.endings import DEEPEST_JSON, LARGEST_JSON
 from tests.runs import PATIENCE, at_gate, nothing, stored
 from tests.unit.test_runs_endings import Stubborn, nested
@@ -157,6 +157,22 @@ def test_a_pending_run_that_another_manager_cancels_never_runs(runs_engine: Engi
 
         assert (said.state, said.version, said.outcome) == ("cancelled", 2, Outcome.NO_OP)
     assert called == []
+
+
+def test_a_request_that_is_there_before_the_thread_begins(runs_engine: Engine) -> None:
+    """Somebody has asked and not yet written `cancelled`: the run does not start, and its own worker writes it."""
+    called: list[int] = []
+    with ThreadPoolExecutor(1) as executor, RunManager(runs_engine, executor=executor) as manager, at_gate() as gate:
+        manager.start(gate)
+        handle = manager.start(called.append, 1)
+        with runs_engine.begin() as connection:
+            connection.execute(update(Run).where(Run.id == handle.id).values(cancel_requested_at=datetime.now(UTC)))
+        gate.open()
+        said = handle.wait(PATIENCE)
+
+        assert (said.state, said.version, said.outcome) == ("cancelled", 2, Outcome.APPLIED)
+    assert called == []
+    assert stored(runs_engine, said.run_id).status == "cancelled"
 
 
 def test_waiting_has_a_limit(manager: RunManager) -> None:

@@ -52,8 +52,9 @@ def test_a_run_longer_than_its_lease_keeps_it(runs_engine: Engine) -> None:
 
 
 def test_a_worker_that_lost_its_lease_is_told_and_completes_nothing(runs_engine: Engine) -> None:
-    """Another worker has the run: its function learns of it within a heartbeat, and its last word is a no-op."""
-    with RunManager(runs_engine, heartbeat=0.02) as manager, at_gate() as gate:
+    """Another has the run: the function learns of it, the other's lease is left alone, the last word is a no-op."""
+    expiry = datetime.now(UTC).replace(microsecond=0)
+    with RunManager(runs_engine, lease=0.1, heartbeat=0.02) as manager, at_gate() as gate:
         told = threading.Event()
 
         def function() -> None:
@@ -63,14 +64,18 @@ def test_a_worker_that_lost_its_lease_is_told_and_completes_nothing(runs_engine:
         handle = manager.start(function)
         gate.wait()
         with runs_engine.begin() as connection:
-            connection.execute(update(Run).where(Run.id == handle.id).values(lease_owner="another"))
+            other = update(Run).where(Run.id == handle.id).values(lease_owner="another", lease_expires_at=expiry)
+            connection.execute(other)
         assert told.wait(PATIENCE)
+        traffic = Traffic(runs_engine)
+        assert eventually(lambda: sum(said.startswith("UPDATE") for said in traffic.statements) >= 3)
         gate.open()
         said = handle.wait(PATIENCE)
 
     assert (said.target, said.outcome, said.state, said.version) == ("completed", Outcome.NO_OP, "running", 2)
     row = stored(runs_engine, handle.id)
     assert (row.status, row.lease_owner, row.version) == ("running", "another", 2)
+    assert row.lease_expires_at == expiry
 
 
 def test_progress_is_saved_by_the_heartbeat(runs_engine: Engine) -> None:
@@ -123,14 +128,14 @@ def test_the_heart_beats_on_after_an_outage(runs_engine: Engine, caplog: pytest.
 
 def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever is raised in it is logged; the next request is still learnt of."""
-    strikes: list[str] = []
+    strikes: list[object] = []
 
-    def strike(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def strike(_connection: object, record: object, _proxy: object) -> None:
         if threading.current_thread().name == "statelatch-heartbeat" and len(strikes) < 4:
-            strikes.append(statement)
+            strikes.append(record)
             raise RuntimeError("a listener's bug")
 
-    event.listen(runs_engine, "before_cursor_execute", strike)
+    event.listen(runs_engine, "checkout", strike)
     with RunManager(runs_engine, heartbeat=0.02) as manager, RunManager(runs_engine) as other:
         reached = threading.Event()
         handle = manager.start(until_cancelled, reached)
@@ -139,6 +144,7 @@ def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.
         other.cancel(handle.id)
 
         assert handle.wait(PATIENCE).state == "cancelled"
+    assert sum("no heartbeat" in record.message for record in caplog.records) == 2
 
 
 def test_a_hook_that_exits_does_not_end_the_heartbeat(runs_engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,24 @@ with RunManager(url, heartbeat=0.2) as manager:
     say(state=said.state, version=said.version, outcome=said.outcome)
 """
 
+WAIT_FOR_CTRL_C = """
+def function():
+    asked = threading.Event()
+    current_run().on_cancel(asked.set)
+    say(run=current_run().id)
+    assert asked.wait(20)
+    current_run().raise_if_cancelled()
+
+with RunManager(url) as manager:
+    manager.start(function).wait()
+"""
+
+END_WITHOUT_A_WORD = """
+manager = RunManager(url, heartbeat=0.01)
+manager.start(time.sleep, 0.2)
+say(ready=True)
+"""
+
 CREATE_AT_ONCE = """
 engine = open_engine(url)
 engine.connect().close()
@@ -89,9 +108,13 @@ class Process:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def end(self) -> None:
-        """Wait for its end."""
-        assert self._process.wait(PATIENCE) == 0
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self, code: int = 0) -> None:
+        """Wait for its end, with this exit code."""
+        assert self._process.wait(PATIENCE) == code
 
 
 @contextmanager
@@ -143,6 +166,26 @@ def test_a_run_of_another_process_is_cancelled_and_watched(runs_engine: Engine, 
     assert isinstance(end, Finalized)
     assert (end.state, end.version, end.outcome) == ("cancelled", 3, Outcome.APPLIED)
     assert stored(runs_engine, run.id).status == "cancelled"
+
+
+def test_ctrl_c_cancels_the_runs_of_a_process(runs_engine: Engine, database_url: URL) -> None:
+    """The function is told, its run is written as cancelled, and the process ends as one that was interrupted."""
+    with process(WAIT_FOR_CTRL_C, database_url) as worker:
+        worker.hear()
+        worker.interrupt()
+        worker.end(-signal.SIGINT)
+    (row,) = everything(runs_engine)
+
+    assert (row.status, row.version, row.error) == ("cancelled", 3, None)
+
+
+def test_a_process_that_just_ends_lets_its_runs_end(runs_engine: Engine, database_url: URL) -> None:
+    """Nobody called `shutdown`: the interpreter waits for the threads, and the last word is written."""
+    with process(END_WITHOUT_A_WORD, database_url) as worker:
+        worker.hear()
+        worker.end()
+
+    assert [(row.status, row.version) for row in everything(runs_engine)] == [("completed", 3)]
 
 
 def test_processes_create_the_table_at_once(engine: Engine, database_url: URL) -> None:

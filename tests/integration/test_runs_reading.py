@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -54,11 +55,15 @@ def test_an_older_active_run_comes_before_newer_ones(manager: RunManager, runs_e
         assert other.run_id == manager.runs(key="k")[0].id
 
 
-def test_runs_newest_first(manager: RunManager) -> None:
-    """In the order of their creation, backwards, also of those created within a millisecond."""
+@pytest.mark.parametrize("clock", ["as it is", "stands still"])
+def test_runs_newest_first(manager: RunManager, runs_engine: Engine, clock: str) -> None:
+    """In the order of their creation, backwards, also of those that the database's clock cannot tell apart."""
     handles = [manager.start(nothing) for _ in range(20)]
     for handle in handles:
         handle.wait(PATIENCE)
+    if clock == "stands still":
+        with runs_engine.begin() as connection:
+            connection.execute(update(Run).values(created_at=datetime.now(UTC)))
 
     assert [handle.id for handle in reversed(handles)] == [run.id for run in manager.runs()]
     assert [handle.id for handle in reversed(handles[-3:])] == [run.id for run in manager.runs(limit=3)]
@@ -83,10 +88,12 @@ def test_runs_are_filtered_to_the_letter(manager: RunManager) -> None:
     assert found(key="") == found(name="") == found(key="b") == []
 
 
-def test_an_unknown_state_is_refused(manager: RunManager) -> None:
-    """It says which states there are, instead of finding nothing."""
+def test_what_no_run_can_have_is_refused(manager: RunManager) -> None:
+    """It says which states there are, and which limits, instead of finding nothing."""
     with pytest.raises(RequestError, match="no state 'done'; it has pending, running, completed, failed, cancelled"):
         manager.runs(status="done")
+    with pytest.raises(RequestError, match="limit: expected at least 0 rows, found -1"):
+        manager.runs(limit=-1)
 
 
 def test_a_run_that_was_read_is_in_no_session(manager: RunManager) -> None:

@@ -8,7 +8,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, event
 
 from statelatch.runs import Outcome, RunHandle, RunManager, create_tables
 from tests.databases import kill_connections, on, pooled
@@ -87,29 +87,28 @@ def test_a_manager_that_is_shut_down_starts_nothing(runs_engine: Engine) -> None
     manager.shutdown()
 
 
-def test_a_start_that_meets_the_shutdown_is_over_when_it_returns(runs_engine: Engine) -> None:
-    """Six threads start runs while the manager shuts down: each run has ended, or its start has raised."""
-    for _ in range(5):
-        instant = threading.Barrier(7)
-        with ThreadPoolExecutor(4) as executor, ThreadPoolExecutor(6) as starters:
-            manager = RunManager(runs_engine, executor=executor)
-            manager.start(nothing)
+def test_a_start_that_meets_the_shutdown_is_refused(runs_engine: Engine) -> None:
+    """The manager shut down while the run's row was being written: the function is not called, the row says failed."""
+    called: list[int] = []
+    inserting, go = threading.Event(), threading.Event()
 
-            def start(manager: RunManager = manager, instant: threading.Barrier = instant) -> None:
-                instant.wait(PATIENCE)
-                while True:
-                    try:
-                        manager.start(nothing)
-                    except RuntimeError:
-                        return
+    def pause(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT"):
+            inserting.set()
+            assert go.wait(PATIENCE)
 
-            futures = [starters.submit(start) for _ in range(6)]
-            instant.wait(PATIENCE)
-            manager.shutdown()
-            for future in futures:
-                future.result(PATIENCE)
+    event.listen(runs_engine, "before_cursor_execute", pause)
+    with ThreadPoolExecutor(1) as executor, ThreadPoolExecutor(1) as starter:
+        manager = RunManager(runs_engine, executor=executor)
+        starting = starter.submit(manager.start, called.append, 1)
+        assert inserting.wait(PATIENCE)
+        manager.shutdown()
+        go.set()
+        with pytest.raises(RuntimeError, match="this RunManager is shut down"):
+            starting.result(PATIENCE)
 
-    assert {row.status for row in everything(runs_engine)} <= {"completed", "failed"}
+    assert [(row.status, row.error_type) for row in everything(runs_engine)] == [("failed", "RuntimeError")]
+    assert called == []
 
 
 def test_shutdown_without_waiting_lets_runs_end(runs_engine: Engine) -> None:

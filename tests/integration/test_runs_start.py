@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from math import inf, nan
 from typing import Any
 from uuid import UUID
 
@@ -149,7 +150,8 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (nothing, {"key": "a\x00b"}, "key: expected text that every database holds"),
     (nothing, {"key": "a\ud800"}, "key: expected text that every database holds"),
     (nothing, {"name": "a\x00b"}, "name: expected text that every database holds"),
-    (nothing, {"max_attempts": 0}, "max_attempts: expected at least 1, found 0"),
+    (nothing, {"max_attempts": 0}, "max_attempts: expected 1 to 2147483647, found 0"),
+    (nothing, {"max_attempts": 2**31}, "max_attempts: expected 1 to 2147483647, found 2147483648"),
 ]
 
 
@@ -166,7 +168,9 @@ def test_a_start_that_cannot_work_is_refused(
     assert traffic.statements == []
 
 
-@pytest.mark.parametrize(("lease", "heartbeat"), [(0, None), (-1, None), (1, 0), (1, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("lease", "heartbeat"), [(0, None), (-1, None), (1, 0), (1, 1), (1, 2), (inf, None), (nan, None), (1, nan)]
+)
 @on("sqlite")
 def test_lease_and_heartbeat_must_fit(runs_engine: Engine, lease: float, heartbeat: float | None) -> None:
     """A heart that beats more seldom than the lease expires would lose every run."""

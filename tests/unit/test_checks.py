@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Computed, DateTime, Enum, Float, ForeignKey, String, Uuid, bindparam, func, select
+from sqlalchemy import Computed, DateTime, Enum, Float, ForeignKey, String, Uuid, bindparam, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from statemachine import State, StateChart, StateMachine
 from statemachine.states import States
 
 from statelatch import ConfigurationError, MachineMapping
 from statelatch.columns import TransitionColumns
+from statelatch.runs import run_mapping
 
 
 class Base(DeclarativeBase):
@@ -240,6 +241,7 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "an entity's instance": (mapped(Flow, Order()), ["entity: expected a declarative class", "pass the class itself"]),
     "version_id_col": (mapped(Flow, Counted), ["Counted sets version_id_col", "remove it from __mapper_args__"]),
     "two tables": (mapped(Flow, Child), ["Child spans the tables", "to a single table"]),
+    "no run": (lambda: run_mapping(Order), ["expected a declarative class with the mixin RunColumns", "Order"]),
     "no table": (mapped(Flow, View), ["View is mapped to", "map it to a table"]),
     "no state column": (
         mapped(Flow, state="status"),
@@ -278,6 +280,10 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "the key": (assigning("pay", id=3), ["assigns['pay']['id']", "are not assigned"]),
     "a generated column": (assigning("pay", shout="X"), ["assigns['pay']['shout']", "are not assigned"]),
     "a naive datetime": (assigning("pay", paid_at=datetime(2026, 1, 1)), ["naive datetime", "which zone it is in"]),
+    "text instead of an expression": (
+        assigning("pay", count=text("count + 1")),
+        ["assigns['pay']['count']", "expected an SQL expression", "sqlalchemy.literal_column"],
+    ),
     "a parameter of send": (
         assigning("pay", note=func.lower(bindparam("key"))),
         ["assigns['pay']['note']", "'key'", "rename it"],

@@ -24,6 +24,7 @@ from statelatch.errors import (
     StaleVersionError,
     TransitionRefusedError,
 )
+from statelatch.faults import Contention
 from statelatch.plans import Execute, Plan, Reply
 from statelatch.records import Transitioned
 from statelatch.runs import Cancellation, Finalized, Outcome, Progress, run_mapping
@@ -267,6 +268,15 @@ def test_cancel_says_what_it_did(*, name: str, force: bool, answers: Answers, ex
 
     assert expected == said
     assert (RUNS.request_cancel, {"latch_key_0": RUN}) == sent[0]
+
+
+def test_cancel_asks_again_when_the_database_broke_it_off() -> None:
+    """A deadlock or a serialization failure: nothing was written, the same statement is sent again."""
+    broken_off = Contention(phase=Phase.EXECUTE, database="d", detail="deadlock")
+    said, sent = play(cancel(RUNS, RUN, TOKEN, force=False), [broken_off, broken_off, Reply(1), row("running", 2)])
+
+    assert said == Cancellation(run_id=RUN, state="running", version=2, written=False)
+    assert [RUNS.request_cancel] * 3 == [statement for statement, _ in sent[:3]]
 
 
 REFUSALS: list[tuple[str, Answers, type[NotAppliedError], str | None]] = [

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["RunManager"]
 
 LARGEST_PARAMS = 2**16
+LONGEST_LEASE = 10**9  # seconds, about 32 years: what every database can add to its clock
+MOST_ATTEMPTS = 2**31 - 1
 CLOSED = "this RunManager is shut down; start a new one"
 
 
@@ -68,8 +70,10 @@ class RunManager:
         heartbeat: float | None = None,
     ) -> None:
         interval = min(lease / 3, 1.0) if heartbeat is None else heartbeat
-        if not 0 < interval < lease:
-            raise RequestError(f"expected 0 < heartbeat < lease, found heartbeat {interval}, lease {lease} seconds")
+        if not 0 < interval < lease <= LONGEST_LEASE:
+            raise RequestError(
+                f"expected 0 < heartbeat < lease <= {LONGEST_LEASE}, found heartbeat {interval}, lease {lease} seconds"
+            )
         self._connections = Connections(database, fallbacks, run_mapping)
         self._own_executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else None
         self._executor = executor or self._own_executor
@@ -219,12 +223,14 @@ class RunManager:
             limit: at most so many.
 
         Raises:
-            RequestError: no such state.
+            RequestError: no such state, or a limit below 0.
             ConnectionFailureError: the database did not answer.
         """
         mapping = self._connections.primary.mapping
         if status is not None:
             mapping.in_state(status)
+        if limit is not None and limit < 0:
+            raise RequestError(f"limit: expected at least 0 rows, found {limit}")
         asked = {"key": key, "name": name, "status": status}
         filters = {column: value for column, value in asked.items() if value is not None}
         rows = self._connections.ask(lambda runs: plans.select(runs.listing(filters, limit))).unwrap()
@@ -354,8 +360,8 @@ def _check_start(function: Callable[..., Any], key: str | None, name: str, max_a
             )
         if text is not None and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
             raise RequestError(f"{label}: expected text that every database holds, found {text!r}; nothing was written")
-    if max_attempts < 1:
-        raise RequestError(f"max_attempts: expected at least 1, found {max_attempts}; nothing was written")
+    if not 1 <= max_attempts <= MOST_ATTEMPTS:
+        raise RequestError(f"max_attempts: expected 1 to {MOST_ATTEMPTS}, found {max_attempts}; nothing was written")
 
 
 def _name_of(function: object) -> str:

@@ -22,6 +22,8 @@ from statelatch.runs.error_text import error_text
 from statelatch.runs.records import Cancellation, Finalized, Outcome, Progress
 
 if TYPE_CHECKING:
+    from sqlalchemy import Executable
+
     from statelatch.records import Snapshot
     from statelatch.runs.statements import RunStatements
 
@@ -63,8 +65,17 @@ def create(runs: RunStatements, values: Mapping[str, Any]) -> Plan[Snapshot]:
 
 def select(statement: Any, **parameters: Any) -> Plan[Sequence[Mapping[str, Any]]]:
     """Read rows."""
-    reply: Reply = yield Execute(((statement, parameters),))
+    reply = yield from _executed(statement, parameters)
     return reply.rows
+
+
+def _executed(statement: Executable, parameters: Mapping[str, Any]) -> Plan[Reply]:
+    """One statement, begun anew when the database breaks it off for the sake of another."""
+
+    def once() -> Plan[Reply]:
+        return (yield Execute(((statement, parameters),)))
+
+    return (yield from plans.retried(once))
 
 
 def cancel(runs: RunStatements, run_id: UUID, token: UUID, *, force: bool) -> Plan[Cancellation]:
@@ -77,7 +88,7 @@ def cancel(runs: RunStatements, run_id: UUID, token: UUID, *, force: bool) -> Pl
         TransitionRefusedError: it has ended; nothing was written.
     """
     key = runs.of_mapping.mapping.key_values(run_id)
-    asked: Reply = yield Execute(((runs.request_cancel, key),))
+    asked = yield from _executed(runs.request_cancel, key)
     snapshot = yield from _ended_by(runs, run_id, token)
     if snapshot is not None:
         if not asked.matched:
@@ -111,7 +122,7 @@ def cancel_own(
     """
     key = runs.of_mapping.mapping.key_values(run_id)
     request = runs.request_cancel if worker is None else runs.request_own_cancel
-    asked: Reply = yield Execute(((request, key if worker is None else {**key, "worker": worker}),))
+    asked = yield from _executed(request, key if worker is None else {**key, "worker": worker})
     if not asked.matched:
         snapshot = yield from _ended_by(runs, run_id, token)
         if snapshot is not None:
@@ -168,11 +179,11 @@ def beat(runs: RunStatements, told: Beat) -> Plan[Sequence[Mapping[str, Any]]]:
     """Extend leases, save progress, and return the rows of the watched runs."""
     for run_id, worker in told.held:
         key = runs.of_mapping.mapping.key_values(run_id)
-        yield Execute(((runs.renew_lease, {**key, "worker": worker, "lease": told.lease}),))
+        yield from _executed(runs.renew_lease, {**key, "worker": worker, "lease": told.lease})
     for worker, progress in told.progress:
         key = runs.of_mapping.mapping.key_values(progress.run_id)
         values = {f"latch_{name}": value for name, value in progress_params(progress).items()}
-        yield Execute(((runs.save_progress, {**key, **values, "worker": worker}),))
+        yield from _executed(runs.save_progress, {**key, **values, "worker": worker})
     return (yield from select(runs.watch, ids=list(told.watched))) if told.watched else []
 
 
