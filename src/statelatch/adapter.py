@@ -8,7 +8,8 @@ from sqlalchemy import Engine
 
 from statelatch import plans
 from statelatch.drive import drive
-from statelatch.engines import open_engine, reconnected
+from statelatch.engines import is_in_memory, open_engine, reconnected
+from statelatch.errors import ConfigurationError
 from statelatch.statements import Statements
 
 if TYPE_CHECKING:
@@ -34,12 +35,17 @@ class PersistenceAdapter:
         mapping: which machine, entity and columns.
 
     Raises:
-        ConfigurationError: the URL names no dialect, or its driver is not installed.
+        ConfigurationError: the URL names no dialect, or a database in memory, or its driver is not installed.
     """
 
     def __init__(self, engine_or_url: Engine | URL | str, mapping: MachineMapping) -> None:
         self._owns_engine = not isinstance(engine_or_url, Engine)
         self.engine = engine_or_url if isinstance(engine_or_url, Engine) else open_engine(engine_or_url)
+        if self._owns_engine and is_in_memory(self.engine):
+            raise ConfigurationError(
+                "database URL: a database in memory belongs to one connection, and each thread has its own; "
+                "use a file, as sqlite:///runs.db, or pass an engine of your own"
+            )
         self.mapping = mapping
         dialect = self.engine.dialect
         self._statements = Statements(

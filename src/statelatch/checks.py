@@ -9,7 +9,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import BindParameter, ClauseElement, Integer, String, Table, Uuid, types
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Integer,
+    SelectBase,
+    SmallInteger,
+    String,
+    Table,
+    Uuid,
+    types,
+)
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
 from sqlalchemy.orm import Mapper
@@ -44,25 +57,40 @@ def check(mapping: MachineMapping) -> None:
 def _check_machine(machine: object) -> None:
     if not (isinstance(machine, type) and issubclass(machine, StateChart)):
         raise ConfigurationError(f"machine: expected a StateMachine or StateChart class, found {machine!r}")
+    machine = cast("type[StateChart[Any]]", machine)
     if not machine.states_map:
         raise ConfigurationError(f"{machine.__name__} has no states; pass a machine that declares them")
-    for state in cast("Iterator[State]", machine.states_map.values()):
-        if not state.is_atomic or state.parent is not None or list(state.history):
-            raise ConfigurationError(
-                f"{machine.__name__}.{state.id}: compound, parallel and history states are not persisted by this "
-                "version; flatten the machine"
-            )
-        for transition in state.transitions:
-            if len(transition.targets) > 1:
-                raise ConfigurationError(
-                    f"{machine.__name__}, {transition}: it enters several states at once; give it one target"
-                )
+    for state in machine.states_map.values():
+        _check_flat(machine, state)
+    if deferred := framework.deferred_events(machine):
+        raise ConfigurationError(
+            f"{machine.__name__}: the event {deferred[0]!r} is declared with a delay, or internal; this version keeps "
+            "no queue of events: remove that from its declaration"
+        )
+    if problem := framework.cannot_be_built(machine):
+        raise ConfigurationError(
+            f"{machine.__name__}.__init__ cannot be called as {machine.__name__}(model, state_field=..., "
+            f"listeners=[...]): {problem}; give its other arguments defaults, and pass these on"
+        )
     lost = {state.id for state in machine.states} - {state.id for state in machine.states_map.values()}
     if lost:
         raise ConfigurationError(
             f"{machine.__name__}: the state{'s' * (len(lost) > 1)} {', '.join(sorted(lost))} and another have the same "
             "value; give each state a value of its own"
         )
+
+
+def _check_flat(machine: type[StateChart[Any]], state: State) -> None:
+    if not state.is_atomic or state.parent is not None or list(state.history):
+        raise ConfigurationError(
+            f"{machine.__name__}.{state.id}: compound, parallel and history states are not persisted by this "
+            "version; flatten the machine"
+        )
+    for transition in state.transitions:
+        if len(transition.targets) > 1:
+            raise ConfigurationError(
+                f"{machine.__name__}, {transition}: it enters several states at once; give it one target"
+            )
 
 
 def _check_entity(entity: type[Any]) -> None:
@@ -92,6 +120,8 @@ def _check_columns(mapping: MachineMapping) -> None:
         _check_attribute(mapping, attribute, f"{role}={attribute!r}")
     if len(set(roles.values())) < len(roles):
         raise ConfigurationError(f"state, version and token must be three attributes, found {roles}")
+    if moving := [name for name in roles.values() if name in mapping.key_attributes]:
+        raise ConfigurationError(f"{moving[0]!r} is in the primary key; each transition writes it: give the row an id")
     version, token = mapping.columns[mapping.version], mapping.columns[mapping.token]
     if not isinstance(version.type, Integer):
         raise ConfigurationError(f"{version}: the version must be an Integer column, found {version.type!r}")
@@ -122,6 +152,8 @@ def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
             return None if isinstance(value, members) else f"the column holds members of {members.__name__}"
         case types.Enum():
             return None if value in kind.enums else f"the column's Enum has {', '.join(kind.enums)}"
+        case types.CHAR() | types.NCHAR() if isinstance(value, str) and len(value) != (kind.length or 1):
+            return f"it has {len(value)} characters, CHAR pads it to {kind.length or 1}; make the column a String"
         case String(length=length):
             if not isinstance(value, str):
                 return f"the column is text, the value {type(value).__name__}"
@@ -129,7 +161,11 @@ def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
                 return f"it has {len(value)} characters, the column {length}; lengthen the column"
             return None
         case Integer():
-            return None if isinstance(value, int) else f"the column is an Integer, the value {type(value).__name__}"
+            if not isinstance(value, int):
+                return f"the column is an Integer, the value {type(value).__name__}"
+            bits = 16 if isinstance(kind, SmallInteger) else 64 if isinstance(kind, BigInteger) else 32
+            fits = -(1 << bits - 1) <= value < 1 << bits - 1
+            return None if fits else f"the column has {bits} bits; make it a larger Integer"
         case other:
             return f"the state column must be text, Enum or Integer, found {other!r}"
 
@@ -140,6 +176,9 @@ def _check_assigns(mapping: MachineMapping) -> None:
         if is_state == is_event:
             problem = "both a state and an event" if is_state else "neither a state nor an event"
             raise ConfigurationError(f"assigns[{name!r}]: {problem} of {mapping.machine.__name__} has that name")
+        fired = framework.fired_as(name)
+        if is_event and fired != name and fired in mapping.events:
+            raise ConfigurationError(f"assigns[{name!r}]: python-statemachine fires it as {fired!r}; write that")
         for attribute, value in columns.items():
             _check_attribute(mapping, attribute, f"assigns[{name!r}][{attribute!r}]")
             if attribute == mapping.state or attribute in mapping.kept:
@@ -148,6 +187,7 @@ def _check_assigns(mapping: MachineMapping) -> None:
                     "are not assigned; remove it"
                 )
             _check_assigned(f"assigns[{name!r}][{attribute!r}]", value)
+    _check_initial(mapping)
     _check_order(mapping)
 
 
@@ -160,12 +200,42 @@ def _check_assigned(where: str, value: object) -> None:
             f"{where}: expected an SQL expression, a bindparam or a constant, found {value!r}; "
             "of text, make an expression with sqlalchemy.literal_column"
         )
-    for node in visitors.iterate(clause) if clause is not None else ():
-        if isinstance(node, BindParameter) and node.key in NOT_PARAMETERS:
+    for parameter in _parameters(clause):
+        if parameter.key in NOT_PARAMETERS:
             raise ConfigurationError(
-                f"{where}: no event can have a parameter {node.key!r}: `send` or python-statemachine has an argument "
-                "of that name; rename it"
+                f"{where}: no event can have a parameter {parameter.key!r}: `send` or python-statemachine has an "
+                "argument of that name; rename it"
             )
+        if parameter.expanding and not parameter.unique:
+            raise ConfigurationError(
+                f"{where}: the parameter {parameter.key!r} stands for a list, which one event cannot send; compute the "
+                "value in a callback"
+            )
+
+
+def _parameters(clause: ColumnElement[Any] | None) -> Iterator[BindParameter[Any]]:
+    nodes = visitors.iterate(clause) if clause is not None else ()
+    return (cast("BindParameter[Any]", node) for node in nodes if isinstance(node, BindParameter))
+
+
+def _check_initial(mapping: MachineMapping) -> None:
+    """`create` enters the initial state without an event, and before there is a row."""
+    initial = mapping.states[mapping.initial].id
+    for attribute, value in mapping.assigns.get(initial, {}).items():
+        clause = clause_of(value)
+        required = [parameter.key for parameter in _parameters(clause) if parameter.required]
+        if clause is not None and (required or _reads_row(clause)):
+            needed = f"the parameter {required[0]!r}" if required else "a column of the row"
+            raise ConfigurationError(
+                f"assigns[{initial!r}][{attribute!r}]: it needs {needed}, and a new row enters {initial!r} with "
+                "neither; assign it under the events that come back to that state"
+            )
+
+
+def _reads_row(clause: ClauseElement) -> bool:
+    """Whether it reads a column that is not a subquery's own."""
+    children = (child for child in clause.get_children() if not isinstance(child, SelectBase))
+    return isinstance(clause, Column) or any(_reads_row(child) for child in children)
 
 
 def _check_order(mapping: MachineMapping) -> None:
@@ -183,17 +253,24 @@ def _check_order(mapping: MachineMapping) -> None:
 
 def _check_callbacks(mapping: MachineMapping) -> None:
     """Resolve every name that a callback or guard has, without evaluating any of them."""
-    if framework.has_listeners(mapping.machine):  # a listener may bring the name
-        return
     known = mapping.machine_names | mapping.model_names
+    _check_invoke(mapping, known)
+    if framework.has_listeners(mapping.machine) or framework.has_own_init(mapping.machine):  # they may bring the name
+        return
     name, entity = mapping.machine.__name__, mapping.entity.__name__
     for state in mapping.states.values():
         for owner in (state, *state.transitions):
             for spec in framework.callbacks_of(owner):
                 try:
-                    missing = framework.names_in(spec) - known
+                    names = framework.names_in(spec)
                 except ValueError as error:
                     raise ConfigurationError(f"{name}, {owner}: {error}") from error
+                missing = names - known
+                if computed := names & _column_properties(mapping):
+                    raise ConfigurationError(
+                        f"{name}, {owner}: it refers to {', '.join(computed)}, a column_property, which is not read "
+                        "with the row; make it a hybrid_property"
+                    )
                 if mapping.state in missing:
                     raise ConfigurationError(
                         f"{name}, {owner}: it refers to {mapping.state}, which python-statemachine hides from guards; "
@@ -204,3 +281,17 @@ def _check_callbacks(mapping: MachineMapping) -> None:
                         f"{name}, {owner}: it refers to {', '.join(sorted(missing))}, which neither the machine nor "
                         f"{entity} has; add a column, a hybrid or a method of that name"
                     )
+
+
+def _check_invoke(mapping: MachineMapping, names: frozenset[str]) -> None:
+    for state in mapping.states.values():
+        if any(framework.would_call(spec, names) for spec in state.invoke):
+            raise ConfigurationError(
+                f"{mapping.machine.__name__}.{state.id}: its `invoke` would run in a thread that outlives the write; "
+                "do that work after `send` has returned, and send its result as an event"
+            )
+
+
+def _column_properties(mapping: MachineMapping) -> set[str]:
+    """Attributes that are SQL expressions: not written, and not loaded."""
+    return {prop.key for prop in mapping.mapper.column_attrs} - mapping.columns.keys()

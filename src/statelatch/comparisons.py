@@ -140,8 +140,10 @@ def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: Col
     else:
         left, right = _comparable(left, right, ordered=not equality)
         if not equality:
-            raises = or_(false(), *(column.is_(None) for column in columns))
-            return Truth(func.coalesce(_ORDERINGS[type(comparison)](left, right), false()), raises)
+            holds, unknown = _ORDERINGS[type(comparison)](left, right), [c for c in columns if not never_null(c)]
+            if not unknown:
+                return Truth(holds)
+            return Truth(func.coalesce(holds, false()), or_(*(column.is_(None) for column in unknown)))
         same = _equal(left, right, columns)
     return Truth(same if isinstance(comparison, ast.Eq) else not_(same))
 
@@ -149,7 +151,7 @@ def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: Col
 def _typed(value: Any, other: Any) -> Any:
     """A parameter of no type gets the type of what it is compared with, so that None can be told from it."""
     if not (isinstance(value, BindParameter) and isinstance(cast("Any", value).type, types.NullType)):
-        return value
+        return cast("object", value)
     if not isinstance(other, ColumnElement) or isinstance(other, BindParameter):
         raise Untranslatable("it compares a parameter with something that is no column")
     bound, kind = cast("BindParameter[Any]", value), cast("ColumnElement[Any]", other).type
@@ -189,6 +191,8 @@ def _equal(
     left: ColumnElement[Any], right: ColumnElement[Any], columns: list[ColumnElement[Any]]
 ) -> ColumnElement[bool]:
     """Equal, or both None; never NULL."""
+    if all(never_null(column) for column in columns):
+        return left == right
     if len(columns) == 1:
         return func.coalesce(left == right, false())
     both_null = and_(columns[0].is_(None), columns[1].is_(None))

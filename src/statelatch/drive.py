@@ -6,6 +6,7 @@ wrong, judged by `statelatch.faults`. It knows the phase of every statement, bec
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from statelatch import faults
@@ -13,6 +14,8 @@ from statelatch.errors import Phase
 from statelatch.plans import Execute, Fire, Plan, Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from sqlalchemy import Connection, Engine
 
     from statelatch.interpreter import Fired, Refused
@@ -51,11 +54,12 @@ def _transaction(command: Execute, engine: Engine) -> Reply:
     phase = Phase.CONNECT
     try:
         with engine.connect() as connection:
-            committing = Phase.COMMIT if command.writes else Phase.EXECUTE
-            phase = committing if _autocommits(connection, command) else Phase.EXECUTE
-            reply = _execute(command, connection)
-            phase = committing
-            _commit(connection)
+            phase, committing = Phase.EXECUTE, Phase.COMMIT if command.writes else Phase.EXECUTE
+            with _begun(connection, command) as autocommits:
+                phase = committing if autocommits else phase
+                reply = _execute(command, connection)
+                phase = committing
+                _commit(connection)
     except Exception as error:
         judged = faults.judge(error, phase, engine, command.token, command.key)
         if judged is error:
@@ -86,14 +90,23 @@ def _commit(connection: Connection) -> None:
         raise
 
 
-def _autocommits(connection: Connection, command: Execute) -> bool:
-    """Whether each statement is durable by itself, so that a lost answer to it is ambiguous.
+@contextmanager
+def _begun(connection: Connection, command: Execute) -> Generator[bool]:
+    """Begin, and tell whether each statement is durable by itself, so that a lost answer to it is ambiguous.
 
-    Several statements are a transaction, whatever the engine's isolation level is.
+    Several statements are a transaction, whatever the connection is set to, and it is given back as it was.
+    On SQLite a listener of the user's may have sent BEGIN where the driver does not.
     """
+    connection.begin()
     driver_connection: Any = connection.connection.dbapi_connection
-    autocommits = connection.dialect.detect_autocommit_setting(driver_connection)
-    if autocommits and len(command.statements) > 1:
-        connection.execution_options(isolation_level=connection.default_isolation_level)
-        return False
-    return autocommits
+    sent = connection.dialect.name == "sqlite" and driver_connection.in_transaction
+    autocommits = not sent and connection.dialect.detect_autocommit_setting(driver_connection)
+    if not autocommits or len(command.statements) == 1:
+        yield autocommits
+        return
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield False
+    except BaseException:
+        connection.invalidate()  # SQLAlchemy may hold a ROLLBACK for needless here
+        raise

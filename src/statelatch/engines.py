@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sqlite3
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote_plus
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from statelatch.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from sqlite3 import Connection as SQLiteConnection
-
-__all__ = ["is_in_memory", "open_engine", "reconnected"]
+__all__ = ["is_in_memory", "open_engine", "reconnected", "shown"]
 
 LOCK_TIMEOUT = 30.0
 """Seconds for which SQLite waits for another writer before it reports BUSY."""
@@ -23,12 +23,19 @@ _DRIVERS = {
     "mysql": "statelatch[mariadb]",
 }
 
+_SECRETS = frozenset({"password", "passwd", "pwd", "sslpassword", "ssl_key_password"})
+"""Names under which drivers take a password in a URL's query."""
+
+_MASK = "***"
+
+_CANNOT_SWITCH = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY")
+
 
 def open_engine(url: URL | str) -> Engine:
     """An engine for this URL.
 
-    SQLite files are put into WAL mode, so that readers and one writer do not wait for each other; a writer waits
-    for another as long as the URL says (`?timeout=5`), by default `LOCK_TIMEOUT`.
+    SQLite files are put into WAL mode, so that readers and one writer do not wait for each other, as soon as nobody
+    else uses them; a writer waits for another as long as the URL says (`?timeout=5`), by default `LOCK_TIMEOUT`.
     `mariadb://` and `mysql://` mean PyMySQL, the driver of the extra `mariadb`.
 
     Raises:
@@ -42,8 +49,8 @@ def open_engine(url: URL | str) -> Engine:
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"database URL: {error}; expected for instance sqlite:///runs.db") from error
     except ModuleNotFoundError as error:
-        extra = _DRIVERS.get(make_url(url).get_backend_name(), "the driver")
-        raise ConfigurationError(f"database URL: {error.name} is not installed; pip install '{extra}'") from error
+        package = _DRIVERS.get(make_url(url).get_backend_name(), error.name)
+        raise ConfigurationError(f"database URL: {error.name} is not installed; pip install '{package}'") from error
     if engine.dialect.name == "sqlite" and not is_in_memory(engine):
         event.listen(engine, "connect", _write_ahead)
     return engine
@@ -52,9 +59,19 @@ def open_engine(url: URL | str) -> Engine:
 def reconnected(engine: Engine) -> Engine:
     """An engine for the same database with the same settings, which shares no connection with this one.
 
-    The dialect is the same object: what `create_engine` was told, as `isolation_level` or `json_serializer`, is in it.
+    Nothing but the pool is its own: what `create_engine` was told is in the dialect and in the engine's attributes,
+    and so are the listeners; one that sets a search path at BEGIN is needed here as much as there.
     """
-    return Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
+    anew = Engine(engine.pool.recreate(), engine.dialect, engine.url)
+    own = {name: value for name, value in vars(engine).items() if name not in {"pool", "_proxied"}}
+    vars(anew).update(own, _has_events=engine._has_events)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return anew
+
+
+def shown(url: URL) -> str:
+    """The URL as messages give it: with `***` for each password, those in its query included."""
+    secrets = dict.fromkeys(_SECRETS.intersection(url.query), _MASK)
+    return url.update_query_dict(secrets).render_as_string(hide_password=True).replace(quote_plus(_MASK), _MASK)
 
 
 def is_in_memory(engine: Engine) -> bool:
@@ -68,5 +85,19 @@ def _with_driver(url: URL) -> URL:
     return url.set(drivername=f"{url.drivername}+pymysql") if bare else url
 
 
-def _write_ahead(connection: SQLiteConnection, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
+    """Switch the file to WAL mode; one that is in use, or cannot be written, stays as it is until the next connection.
+
+    The switch needs the file for itself, and is not worth a wait.
+    """
+    with closing(connection.cursor()) as cursor:
+        (patience,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith(_CANNOT_SWITCH):
+                raise
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={patience}")

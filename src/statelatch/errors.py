@@ -226,7 +226,8 @@ class OutcomeUnknownError(ConnectionFailureError):
     """The connection was lost at COMMIT: the write may have landed.
 
     Send the same event with the same `token` again, over any connection: if the first attempt landed
-    it is recognised by its token and reported as applied, never done twice.
+    it is recognised by its token and reported as applied, never done twice. After a lost `create`, load the
+    row with its key: if it is there and has the token, it was written.
 
     Attributes:
         token: what the write would have left in the row; None if the write carries none.
@@ -241,6 +242,6 @@ class OutcomeUnknownError(ConnectionFailureError):
 
     def _message(self) -> str:
         return (
-            f"{self.database} did not acknowledge the commit: {self.detail}. "
-            f"It may have been written; repeat it for {self.key} with the same token {self.token} to find out."
+            f"{self.database} did not acknowledge the commit: {self.detail}. It may have been written: send the "
+            f"event for {self.key} again with the same token {self.token}, or load the row and compare its token."
         )

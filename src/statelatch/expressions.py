@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import DateTime, Double, Float, String, cast, literal
+from sqlalchemy import Boolean, DateTime, Double, Enum, Float, String, cast, literal
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
@@ -17,10 +17,13 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Column
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["UTCDateTime", "exact_float", "exact_name", "exact_text", "from_now", "now"]
+__all__ = ["StoredState", "UTCDateTime", "exact_float", "exact_name", "exact_text", "from_now", "name_in", "now"]
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -53,6 +56,27 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class StoredState(TypeDecorator[Any]):
+    """A state read from an Enum column: a member where the Enum knows the value, else the text that is stored.
+
+    Args:
+        kind: the column's type.
+        states: the machine's state values.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: Enum, states: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.kind, self.states = kind, states
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """The state whose stored text this is."""
+        stored: Any = self.kind.bind_processor(dialect) or str
+        return next((state for state in self.states if stored(state) == value), value)
 
 
 class from_now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func
@@ -94,6 +118,22 @@ class exact_name(FunctionElement[str]):  # noqa: N801  used like sqlalchemy.func
     type = String()
     inherit_cache = True
     name = "exact_name"
+
+
+class name_in(FunctionElement[bool]):  # noqa: N801  used like sqlalchemy.func
+    """A text column holds one of these states, to the letter.
+
+    Args:
+        column: the state column.
+        values: of the states.
+    """
+
+    type = Boolean()
+    inherit_cache = True
+    name = "name_in"
+
+    def __init__(self, column: Column[Any], values: Collection[str]) -> None:
+        super().__init__(column.in_(values), exact_name(column).in_(values), column)
 
 
 class exact_float(FunctionElement[float]):  # noqa: N801  used like sqlalchemy.func
@@ -155,6 +195,21 @@ def _as_it_is(element: exact_name | exact_float, compiler: SQLCompiler, **kw: An
 @compiles(exact_name, "mysql", "mariadb")
 def _exact_text_mariadb(element: exact_text | exact_name, compiler: SQLCompiler, **kw: Any) -> str:
     return f"CAST(CONVERT({compiler.process(element.clauses, **kw)} USING utf8mb4) AS BINARY)"
+
+
+@compiles(name_in)
+def _name_in(element: name_in, compiler: SQLCompiler, **kw: Any) -> str:
+    plain, _, _ = element.clauses
+    return compiler.process(plain, **kw)
+
+
+@compiles(name_in, "mysql", "mariadb")
+def _name_in_mariadb(element: name_in, compiler: SQLCompiler, **kw: Any) -> str:
+    """The plain IN finds the rows by an index; where the collation folds letters, it finds too many."""
+    plain, exact, column = element.clauses
+    found = compiler.process(plain, **kw)
+    collation = getattr(column.type.dialect_impl(compiler.dialect), "collation", None) or ""
+    return found if collation.endswith("_bin") else f"({found} AND {compiler.process(exact, **kw)})"
 
 
 @compiles(exact_float, "postgresql")

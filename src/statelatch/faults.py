@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from statelatch.engines import shown
 from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, Phase
 
 if TYPE_CHECKING:
@@ -21,17 +22,25 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["Contention", "Meaning", "is_duplicate", "judge", "meaning_of"]
+__all__ = ["Contention", "LostRace", "Meaning", "is_duplicate", "judge", "meaning_of"]
 
 
 class Meaning(Enum):
     """What is to be done about an error."""
 
+    STALE = auto()  # nothing was written, the row has changed: read again
     RETRY = auto()  # nothing was written and the database is there: roll back, try again, bounded
     FAILURE = auto()  # nothing was written: try another connection
     LOST = auto()  # the connection is gone: a FAILURE before COMMIT, AMBIGUOUS during it
     AMBIGUOUS = auto()  # it may have been written: verify by token
     FATAL = auto()  # neither helps: raise it as it is
+
+
+class LostRace(ConnectionFailureError):  # noqa: N818  named after what it is
+    """Another transaction changed the row after this one had begun: nothing was written; read again.
+
+    PostgreSQL says so under REPEATABLE READ and SERIALIZABLE. `statelatch.plans` turns it into what it means.
+    """
 
 
 class Contention(ConnectionFailureError):  # noqa: N818  named after what it is; the family's name is its base's
@@ -45,6 +54,7 @@ SQLITE = {
     "SQLITE_BUSY": Meaning.RETRY,  # at COMMIT too: not written, the transaction is still open
     "SQLITE_LOCKED": Meaning.RETRY,
     "SQLITE_PROTOCOL": Meaning.RETRY,  # the race for the locks of a WAL file
+    "SQLITE_INTERRUPT": Meaning.RETRY,  # by `Connection.interrupt` or a progress handler
     "SQLITE_IOERR": Meaning.LOST,
     "SQLITE_CANTOPEN": Meaning.FAILURE,
     "SQLITE_READONLY": Meaning.FAILURE,
@@ -56,7 +66,7 @@ SQLITE = {
 as SQLITE_BUSY_SNAPSHOT, mean what their primary code does."""
 
 POSTGRESQL = {
-    "40001": Meaning.RETRY,  # serialization failure
+    "40001": Meaning.STALE,  # serialization failure
     "40P01": Meaning.RETRY,  # deadlock
     "55P03": Meaning.RETRY,  # lock not available
     "57014": Meaning.RETRY,  # query cancelled, by statement_timeout for instance
@@ -73,12 +83,17 @@ MARIADB = {
     1205: Meaning.RETRY,  # lock wait: only the statement was undone
     1213: Meaning.RETRY,  # deadlock
     1317: Meaning.RETRY,  # interrupted
-    1020: Meaning.RETRY,  # the record changed: read again
+    1969: Meaning.RETRY,  # time limit of a statement, as MariaDB says it
+    3024: Meaning.RETRY,  # and as MySQL does
+    1020: Meaning.STALE,  # the record changed
     1040: Meaning.FAILURE,  # too many connections
     1044: Meaning.FATAL,  # access denied, as is the next
     1045: Meaning.FATAL,
     1049: Meaning.FATAL,  # unknown database
+    1698: Meaning.FATAL,  # access denied, by a plugin
     1053: Meaning.LOST,  # shutting down
+    1203: Meaning.FAILURE,  # too many connections of this user, as is the next
+    1226: Meaning.FAILURE,
     1290: Meaning.FAILURE,  # read-only, as are the next two
     1792: Meaning.FAILURE,
     1836: Meaning.FAILURE,
@@ -152,7 +167,7 @@ def judge(
     error: BaseException, phase: Phase, engine: Engine, token: UUID | None = None, key: object = None
 ) -> BaseException:
     """The exception to raise for this error; the error itself if it is to be raised as it is."""
-    database = engine.url.render_as_string(hide_password=True)
+    database = shown(engine.url)
     detail = str(getattr(error, "orig", None) or error).strip().splitlines()[0:1]
     about: dict[str, Any] = {
         "phase": phase,
@@ -160,6 +175,8 @@ def judge(
         "detail": (detail or [type(error).__name__])[0],
     }
     match meaning_of(error, phase, engine.dialect.name):
+        case Meaning.STALE:
+            return LostRace(**about)
         case Meaning.RETRY:
             return Contention(**about)
         case Meaning.AMBIGUOUS:

@@ -8,8 +8,10 @@ holds. Nothing here knows SQL.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
+from statemachine import StateChart
 from statemachine.callbacks import SpecReference
 from statemachine.event import BoundEvent
 from statemachine.spec_parser import UnsupportedExpression, operator_mapping, parse_boolean_expr, replace_operators
@@ -18,21 +20,26 @@ from statemachine.utils import run_async_from_sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from statemachine import State, StateChart
+    from statemachine import State
     from statemachine.callbacks import CallbackSpec
+    from statemachine.event import Event
     from statemachine.event_data import TriggerData
     from statemachine.transition import Transition
 
 __all__ = [
     "ENGINE_ARGUMENTS",
     "callbacks_of",
+    "cannot_be_built",
+    "deferred_events",
     "enters",
     "event_ids",
     "false_guards",
+    "fired_as",
     "guard_expression",
     "handles_errors",
     "has_async_callbacks",
     "has_listeners",
+    "has_own_init",
     "is_name",
     "is_unless",
     "names_in",
@@ -42,6 +49,13 @@ __all__ = [
 ]
 
 ERROR_EVENT = "error.execution"
+
+FIRED_BY_THE_ENGINE = {
+    "error_execution": "error.execution",
+    "done_state_": "done.state.",
+    "done_invoke_": "done.invoke.",
+}
+"""Beginnings of attribute names that declare an event of the engine's own, and how it calls the event."""
 
 ENGINE_ARGUMENTS = frozenset({"event", "event_data", "machine", "model", "source", "state", "target", "transition"})
 """Arguments that the engine injects into callbacks. An event's own parameter of such a name is dropped."""
@@ -57,6 +71,19 @@ def event_ids(machine: type[StateChart[Any]]) -> tuple[str, ...]:
     )
 
 
+def deferred_events(machine: type[StateChart[Any]]) -> tuple[str, ...]:
+    """The events declared with a delay, or to be internal: sending one does not run it now."""
+    return tuple(event.id for event in machine._events if event.delay or event.internal)  # noqa: SLF001
+
+
+def fired_as(event: str) -> str:
+    """The event's id where the engine itself fires it; attribute names have no dots."""
+    for name, fired in FIRED_BY_THE_ENGINE.items():
+        if event.startswith(name):
+            return fired + event.removeprefix(name)
+    return event
+
+
 def enters(machine: type[StateChart[Any]], transition: Transition) -> bool:
     """Whether a transition of a flat machine runs the entry of its target."""
     if transition.target is None:
@@ -67,6 +94,20 @@ def enters(machine: type[StateChart[Any]], transition: Transition) -> bool:
 def has_listeners(machine: type[StateChart[Any]]) -> bool:
     """Whether the class declares listeners, which may bring callbacks and guards that no class shows."""
     return bool(machine._class_listeners)  # noqa: SLF001
+
+
+def has_own_init(machine: type[StateChart[Any]]) -> bool:
+    """Whether the class has an `__init__` that python-statemachine did not write."""
+    return machine.__init__ is not StateChart.__init__
+
+
+def cannot_be_built(machine: type[StateChart[Any]]) -> str | None:
+    """Why statelatch could not call the class, if so: its own `__init__` takes other arguments."""
+    try:
+        inspect.signature(machine.__init__).bind(None, None, state_field="state", listeners=[])
+    except TypeError as error:
+        return str(error)
+    return None
 
 
 def names_on(machine: type[StateChart[Any]]) -> frozenset[str]:
@@ -140,15 +181,21 @@ def has_async_callbacks(machine: StateChart[Any]) -> bool:
 
 def send(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> None:
     """Send an event; what the callbacks return is not used."""
-    BoundEvent(event, name=event, _sm=machine)(**params)
+    _bound(machine, event)(**params)
 
 
 def false_guards(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> tuple[str, ...]:
     """The guards that keep the event's transitions from running now, one for each, as the machine spells them."""
-    trigger = BoundEvent(event, name=event, _sm=machine).build_trigger(machine=machine, **params)
+    trigger = _bound(machine, event).build_trigger(machine=machine, **params)
     leaving = [transition for state in machine.configuration for transition in state.transitions]
     found = (_false_guard(machine, each, trigger) for each in leaving if not each.initial and each.match(event))
     return tuple(guard for guard in found if guard is not None)
+
+
+def _bound(machine: StateChart[Any], event: str) -> Event:
+    """The machine's own event, so that callbacks find its name as it was declared."""
+    own = next(each for each in machine._events if each.id == event)  # noqa: SLF001
+    return BoundEvent(own.id, name=own.name, delay=own.delay, internal=own.internal, _sm=machine)
 
 
 def _false_guard(machine: StateChart[Any], transition: Transition, trigger: TriggerData) -> str | None:

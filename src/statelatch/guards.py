@@ -215,12 +215,13 @@ _EQUALITY: dict[type[ast.cmpop], ast.cmpop] = {ast.Is: ast.Eq(), ast.IsNot: ast.
 
 def _python_half(entity: type[Any], name: str) -> Callable[..., Any] | None:
     """The Python half of a hybrid that has no SQL half of its own; None of anything else."""
-    descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
-    if isinstance(descriptor, hybrid_method):
-        return descriptor.func if descriptor.expr is descriptor.func else None
-    if isinstance(descriptor, hybrid_property):
-        own = descriptor.expr is not None or descriptor.custom_comparator is not None
-        return None if own else descriptor.fget
+    descriptor: Any = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
+    of_method, of_property = isinstance(descriptor, hybrid_method), isinstance(descriptor, hybrid_property)
+    hybrid: Any = descriptor  # narrowed, it would be of unknown type
+    if of_method:
+        return hybrid.func if hybrid.expr is hybrid.func else None
+    if of_property and hybrid.expr is None and hybrid.custom_comparator is None:
+        return hybrid.fget
     return None
 
 

@@ -48,13 +48,26 @@ class Fired:
 
     Attributes:
         steps: the transitions, in order: the event's own, then what followed from it.
+        source: value of the state that the machine was in.
         target: value of the state that the machine is in now.
         changes: the columns that callbacks changed, by attribute name; the state is not among them.
     """
 
     steps: tuple[Step, ...]
+    source: Any
     target: Any
     changes: Mapping[str, Any]
+
+    @property
+    def reached(self) -> Any:
+        """Value of the state that the last transition leads to."""
+        last = self.steps[-1].transition
+        return (last.target or last.source).value
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the machine is where it was although its last transition leads elsewhere."""
+        return self.target == self.source != self.reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +180,8 @@ class Firing:
             for name, old in self.values.items()
             if name != self.state_field and _differs(value := getattr(model, name), old)
         }
-        return Fired(tuple(recorder.latch_steps), getattr(model, self.state_field), changes)
+        source, target = self.values[self.state_field], getattr(model, self.state_field)
+        return Fired(tuple(recorder.latch_steps), source, target, changes)
 
 
 def _differs(value: object, old: object) -> bool:

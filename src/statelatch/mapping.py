@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, String, Uuid, literal, types
+from sqlalchemy import Column, ColumnElement, String, literal, types
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.orm import Mapper
 from statemachine import State, StateChart
@@ -20,7 +20,7 @@ from statemachine import State, StateChart
 from statelatch import framework
 from statelatch.checks import check
 from statelatch.errors import RequestError, UnknownStateError
-from statelatch.expressions import exact_name
+from statelatch.expressions import exact_name, name_in
 from statelatch.interpreter import detached
 from statelatch.writes import as_expression
 
@@ -150,7 +150,8 @@ class MachineMapping:
                 raise RequestError(
                     f"{self.machine.__name__} has no state {state_id!r}; it has {', '.join(self.states_by_id)}"
                 )
-        return self.columns[self.state].in_([self.states_by_id[state_id].value for state_id in ids])
+        column, values = self.columns[self.state], [self.states_by_id[state_id].value for state_id in ids]
+        return name_in(column, values) if self._is_text else column.in_(values)
 
     def terminal(self) -> ColumnElement[bool]:
         """A criterion for queries: the row has ended."""
@@ -169,8 +170,12 @@ class MachineMapping:
     def is_in(self, value: object) -> ColumnElement[bool]:
         """Where the row is in the state with this value, to the letter."""
         column = self.columns[self.state]
-        is_text = isinstance(column.type, String) and not isinstance(column.type, types.Enum)
-        return (exact_name(column) if is_text else column) == self.bound_state(value)
+        return (exact_name(column) if self._is_text else column) == self.bound_state(value)
+
+    @property
+    def _is_text(self) -> bool:
+        kind = self.columns[self.state].type
+        return isinstance(kind, String) and not isinstance(kind, types.Enum)
 
     def bound_state(self, value: object) -> ColumnElement[Any]:
         """A state's value as the state column takes it."""
@@ -197,16 +202,19 @@ class MachineMapping:
         """The primary key as bound parameters.
 
         Raises:
-            RequestError: the key has another number of columns.
+            RequestError: the key has another number of columns, or a value of another type: a database may take
+                one for another's.
         """
         values = cast("tuple[object, ...]", key) if isinstance(key, tuple) else (key,)
         if len(values) != len(self.key_columns) or None in values:
             names = ", ".join(column.name for column in self.key_columns)
             raise RequestError(f"{self.table}: expected a key of ({names}), found {key!r}; nothing was written")
         for column, value in zip(self.key_columns, values, strict=True):
-            if isinstance(column.type, Uuid) and isinstance(value, UUID) is not column.type.as_uuid:
-                kind = "a UUID" if column.type.as_uuid else "a UUID as text"
-                raise RequestError(f"{column}: expected {kind}, found {value!r}; nothing was written")
+            kind = _key_type(column)
+            if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise RequestError(
+                    f"{column}: expected a key of type {kind.__name__}, found {value!r}; nothing was written"
+                )
         return {f"latch_key_{n}": value for n, value in enumerate(values)}
 
     def key_of(self, values: Mapping[str, Any]) -> Any:
@@ -241,3 +249,12 @@ def _python_default(column: Column[Any]) -> Callable[[], Any] | None:
     if default is None or not (default.is_callable or default.is_scalar):
         return None
     return (lambda: default.arg(None)) if default.is_callable else (lambda: default.arg)
+
+
+def _key_type(column: Column[Any]) -> type | None:
+    """What Python's values of this key column are; None if the driver may judge it."""
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        return None
+    return kind if kind in {int, str, bytes, UUID} else None

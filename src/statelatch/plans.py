@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from statelatch.errors import (
+    ConnectionFailureError,
+    OutcomeUnknownError,
     Reason,
     RequestError,
     RowNotFoundError,
     StaleVersionError,
     TransitionRefusedError,
 )
-from statelatch.faults import Contention
-from statelatch.interpreter import Fired, Firing, Refused
+from statelatch.faults import Contention, LostRace
+from statelatch.interpreter import Fired, Firing, Refused, Step
 from statelatch.records import Snapshot, Transitioned
-from statelatch.requests import bound_parameters, check_changes, check_new, check_params
+from statelatch.requests import bound_parameters, check_changes, check_new, check_params, check_proof
 from statelatch.statements import (
     AT_COLUMN,
     EXPECTED,
@@ -118,7 +120,7 @@ class _Sending:
     def parameters(self, names: Mapping[str, bool], version: int | None) -> dict[str, Any]:
         """Everything that a statement of this event binds."""
         own = bound_parameters(self.statements.event, names, self.params)
-        sources = len(self.statements.sources)
+        sources = len(self.statements.leaves)
         tokens = {token_parameter(n): variant for n, variant in enumerate(variants(self.token, sources))}
         at_version = {} if version is None else {EXPECTED: version}
         return {**own, **self.key_values, **tokens, **at_version}
@@ -135,10 +137,12 @@ class _Sending:
         )
 
     def mine(self, row: Row) -> Transitioned | None:
-        """The transition, if the row's token says that it was this call's."""
-        sources = self.statements.sources
-        number = source_number(self.token, row[TOKEN_COLUMN], len(sources))
-        return None if number is None else self.transitioned(row, sources[number])
+        """The transition, if the row's token and state say that it was this call's."""
+        leaves = self.statements.leaves
+        number = source_number(self.token, row[TOKEN_COLUMN], len(leaves))
+        if number is None or row[STATE_COLUMN] not in self.statements.reaches(leaves[number]):
+            return None
+        return self.transitioned(row, leaves[number])
 
     def stale(self, version: int, state: Any, expected: int | None) -> StaleVersionError:
         return StaleVersionError(
@@ -176,6 +180,7 @@ def send(
     """Apply one event to one row: see `PersistenceAdapter.send`."""
     of_event = statements.event(event)
     check_params(event, params)
+    check_proof(expected_version, token)
     sending = _Sending(
         of_event,
         key,
@@ -186,14 +191,15 @@ def send(
         params,
     )
     sending.parameters(of_event.parameters, None)  # a missing parameter is told before anything is sent
-    attempt = _compiled if of_event.compiled else _interpreted
     lost: _Lost | None = None
     for _ in range(TRIES):
-        outcome = yield from retried(lambda: attempt(sending))
+        outcome = yield from retried(lambda: _attempt(sending))
         if isinstance(outcome, Transitioned):
             return outcome
         lost = outcome
     assert lost is not None, "the last try returns or raises"  # noqa: S101
+    if lost.version == expected_version:  # a guard was false at each moment of writing, and true in between
+        raise sending.refused(lost.version, lost.state, ())
     raise sending.stale(lost.version, lost.state, expected_version)
 
 
@@ -202,9 +208,25 @@ def retried(attempt: Callable[[], Plan[Result]]) -> Plan[Result]:
     for _ in range(TRIES - 1):
         try:
             return (yield from attempt())
-        except Contention:
+        except (Contention, LostRace):
             continue
-    return (yield from attempt())
+    try:
+        return (yield from attempt())
+    except (Contention, LostRace) as busy:
+        raise _unanswered(busy) from busy.__cause__
+
+
+def _unanswered(error: ConnectionFailureError) -> ConnectionFailureError:
+    """The error without the hint that it may be tried again."""
+    return ConnectionFailureError(phase=error.phase, database=error.database, detail=error.detail)
+
+
+def _attempt(sending: _Sending) -> Plan[Transitioned | _Lost]:
+    """One try. A race that the database itself calls lost is diagnosed like an UPDATE that matched no row."""
+    try:
+        return (yield from (_compiled if sending.statements.compiled else _interpreted)(sending))
+    except LostRace:
+        return (yield from _diagnose(sending, None))
 
 
 def _compiled(sending: _Sending) -> Plan[Transitioned | _Lost]:
@@ -215,7 +237,8 @@ def _compiled(sending: _Sending) -> Plan[Transitioned | _Lost]:
     )
     if reply.matched:
         row = reply.rows[0]
-        return sending.mine(row) or sending.transitioned(row, statements.sources[0])
+        number = source_number(sending.token, row[TOKEN_COLUMN], len(statements.leaves))
+        return sending.transitioned(row, statements.leaves[number or 0])
     return (yield from _diagnose(sending, version))
 
 
@@ -223,18 +246,28 @@ def _interpreted(sending: _Sending) -> Plan[Transitioned | _Lost]:
     """Read, run the machine, and write on the version that was read."""
     mapping, statements = sending.statements.mapping, sending.statements
     snapshot, token = yield from _load(statements.of_mapping, sending.key, statements.event)
-    if source_number(sending.token, token, len(statements.sources)) is not None:
+    if source_number(sending.token, token, len(statements.leaves)) is not None:
         return (yield from _diagnose(sending, sending.expected_version))
     if sending.expected_version not in {None, snapshot.version}:
         raise sending.stale(snapshot.version, snapshot.state, sending.expected_version)
     firing = Firing(mapping.machine, mapping.entity, mapping.state, snapshot.values, statements.event, sending.params)
-    fired: Fired | Refused = yield Fire(firing)
+    fired = yield from _fire(firing)
     if isinstance(fired, Refused):
         raise sending.refused(snapshot.version, snapshot.state, fired.guards)
+    if fired.taken_back:  # the chart caught a callback's error as an event, and stayed where it was
+        raise sending.refused(snapshot.version, snapshot.state, ())
     reply: Reply = yield _write_fired(sending, snapshot, fired)
     if reply.matched:
         return sending.transitioned(reply.rows[0], snapshot.state)
     return (yield from _diagnose(sending, snapshot.version))
+
+
+def _fire(firing: Firing) -> Plan[Fired | Refused]:
+    """Run the machine. What a callback's own database did is no reason to run the callbacks again."""
+    try:
+        return (yield Fire(firing))
+    except (Contention, LostRace) as error:
+        raise _unanswered(error) from error
 
 
 def _write(sending: _Sending, update: Executable, version: int | None) -> Execute:
@@ -245,7 +278,7 @@ def _write(sending: _Sending, update: Executable, version: int | None) -> Execut
 def _write_fired(sending: _Sending, snapshot: Snapshot, fired: Fired) -> Execute:
     mapping, statements = sending.statements.mapping, sending.statements
     touched = mapping.kept & set(fired.changes)
-    if fired.target not in mapping.states:
+    if fired.target != fired.reached:
         touched |= {mapping.state}
     if touched:
         raise RequestError(
@@ -272,8 +305,7 @@ def _diagnose(sending: _Sending, version: int | None) -> Plan[Transitioned | _Lo
     its own earlier write.
     """
     statements = sending.statements
-    parameters = sending.parameters(statements.parameters, None)
-    reply: Reply = yield Execute(((statements.diagnosis, parameters),))
+    reply = yield from _asked(sending)
     if not reply.rows:
         raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
     row = reply.rows[0]
@@ -289,6 +321,21 @@ def _diagnose(sending: _Sending, version: int | None) -> Plan[Transitioned | _Lo
     if false_guards is not None:
         raise sending.refused(actual, state, false_guards)
     return _Lost(actual, state)
+
+
+def _asked(sending: _Sending) -> Plan[Reply]:
+    """The diagnosis. If it fails, a call that was sent before may still have been written."""
+    parameters = sending.parameters(sending.statements.parameters, None)
+    try:
+        return (yield Execute(((sending.statements.diagnosis, parameters),)))
+    except (Contention, LostRace):
+        raise
+    except ConnectionFailureError as error:
+        if not sending.resent:
+            raise
+        raise OutcomeUnknownError(
+            phase=error.phase, database=error.database, detail=error.detail, token=sending.token, key=sending.key
+        ) from error
 
 
 def _false_guards(statements: EventStatements, row: Row, state: object) -> tuple[str, ...] | None:
@@ -337,15 +384,17 @@ def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     mapping = statements.mapping
     check_new(mapping, values)
     values, initial = {**mapping.made_by_client(values), **values}, mapping.initial
+    changes: Mapping[str, Any] = {}
+    steps: tuple[Step, ...] = ()
     if statements.initial_runs_python:
         blank = {**dict.fromkeys(mapping.columns), **values}
-        fired: Fired = yield Fire(Firing(mapping.machine, mapping.entity, mapping.state, blank, None, {}))
+        fired: Any = yield from _fire(Firing(mapping.machine, mapping.entity, mapping.state, blank, None, {}))
         check_changes(fired.changes)
-        values, initial = {**values, **fired.changes}, fired.target
+        changes, steps, initial = fired.changes, fired.steps, fired.target
     token = mint()
-    row = {**values, mapping.state: initial, mapping.version: 1, mapping.token: token}
-    entered = mapping.known_state(None, initial).id
-    insert, parameters = statements.insert(row, entered), value_parameters(row)
+    row = {**changes, **values, mapping.state: initial, mapping.version: 1, mapping.token: token}
+    mapping.known_state(None, initial)
+    insert, parameters = statements.insert(row, steps, given=values), value_parameters(row)
     key = mapping.key_of(values) if values.keys() >= set(mapping.key_attributes) else None
     transaction = Execute(((insert, parameters), *statements.after_insert(values)), token, key)
     reply: Reply = yield from retried(lambda: _once(transaction))

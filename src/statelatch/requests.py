@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sqlalchemy import ClauseElement
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["bound_parameters", "check_changes", "check_datetimes", "check_new", "check_params"]
+__all__ = ["bound_parameters", "check_changes", "check_datetimes", "check_new", "check_params", "check_proof"]
 
 
 def check_new(mapping: MachineMapping, values: Mapping[str, Any]) -> None:
@@ -40,6 +41,14 @@ def check_params(event: str, params: Mapping[str, Any]) -> None:
             f"{event!r}: {', '.join(sorted(reserved))} cannot be a parameter, python-statemachine has an argument of "
             "that name; nothing was written. Give it another name."
         )
+
+
+def check_proof(expected_version: object, token: object) -> None:
+    """Refuse a version that is no integer, and a token that is no UUID."""
+    if expected_version is not None and type(expected_version) is not int:
+        raise RequestError(f"expected_version: expected an integer, found {expected_version!r}; nothing was written")
+    if token is not None and not isinstance(token, UUID):
+        raise RequestError(f"token: expected a UUID, found {token!r}; nothing was written")
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:

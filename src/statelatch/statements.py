@@ -37,6 +37,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    type_coerce,
     types,
     update,
 )
@@ -46,11 +47,19 @@ from statemachine.transition import Transition
 from statelatch import framework
 from statelatch.edges import Edge, edge_of, edges_of
 from statelatch.errors import ConfigurationError
-from statelatch.expressions import now
+from statelatch.expressions import StoredState, now
 from statelatch.guards import PARAMETER
 from statelatch.records import Explanation
 from statelatch.truth import Truth
-from statelatch.writes import assign_names, assigned, bookkeeping, compiled_sets, set_order, token_parameter
+from statelatch.writes import (
+    assign_names,
+    assigned,
+    bookkeeping,
+    columns_read,
+    compiled_sets,
+    set_order,
+    token_parameter,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
@@ -107,7 +116,7 @@ class Statements:
         """What is read back of a transition: state, version, token, and the database's time."""
         columns = self.mapping.columns
         return (
-            columns[self.mapping.state].label(STATE_COLUMN),
+            self._as_stored(self.mapping.state).label(STATE_COLUMN),
             columns[self.mapping.version].label(VERSION_COLUMN),
             columns[self.mapping.token].label(TOKEN_COLUMN),
             now().label(AT_COLUMN),
@@ -116,7 +125,14 @@ class Statements:
     @cached_property
     def row(self) -> tuple[ColumnElement[Any], ...]:
         """Every mapped column, labelled with its attribute's name."""
-        return tuple(column.label(name) for name, column in self.mapping.columns.items())
+        return tuple(self._as_stored(name).label(name) for name in self.mapping.columns)
+
+    def _as_stored(self, attribute: str) -> ColumnElement[Any]:
+        """The column; a state that its Enum does not know is read as it is, and told by name later."""
+        column = self.mapping.columns[attribute]
+        if attribute != self.mapping.state or not isinstance(column.type, types.Enum):
+            return column
+        return type_coerce(column, StoredState(column.type, tuple(self.mapping.states)))
 
     @cached_property
     def load(self) -> Select[Any]:
@@ -137,12 +153,21 @@ class Statements:
         called = any(framework.would_call(spec, names) for spec in entry)
         return called or bool(list(_machine_reasons(self.mapping))) or bool(machine.start_configuration_values)
 
-    def insert(self, attributes: Iterable[str], entered: str) -> Insert:
-        """INSERT with these columns, each bound to a parameter, and what entering the state assigns."""
+    def insert(self, row: Iterable[str], steps: Iterable[Step], *, given: Iterable[str]) -> Insert:
+        """INSERT with these columns, and what entering the initial state, and each that follows, assigns.
+
+        Args:
+            row: attributes with a parameter each.
+            steps: transitions that the machine took from its initial state.
+            given: those that the caller named; these are not assigned over.
+        """
         columns = self.mapping.columns
-        given = {columns[name]: bindparam(_value(name), type_=columns[name].type) for name in attributes}
-        statement = insert(cast("Any", self.mapping.mapper.local_table))
-        statement = statement.values(assigned(self.mapping, entered) | given)
+        bound = {columns[name]: bindparam(_value(name), type_=columns[name].type) for name in row}
+        entered = (self.mapping.states[self.mapping.initial].id, *assign_names(self.mapping, steps))
+        assigns = {column: value for name in entered for column, value in assigned(self.mapping, name).items()}
+        kept = {columns[name] for name in given}
+        sets = bound | {column: value for column, value in assigns.items() if column not in kept}
+        statement = insert(cast("Any", self.mapping.mapper.local_table)).values(sets)
         return statement.returning(*self.row) if self.insert_returning else statement
 
     def after_insert(self, values: Mapping[str, Any]) -> tuple[tuple[Select[Any], dict[str, Any]], ...]:
@@ -163,10 +188,18 @@ class EventStatements:
         self.event = event
         self.of_mapping = statements
         self._compiled: dict[tuple[bool, bool], Update] = {}
-        self._interpreted: dict[tuple[Transition, tuple[str, ...], tuple[str, ...]], _Interpreted] = {}
+        self._interpreted: dict[tuple[tuple[Transition, ...], tuple[str, ...], tuple[str, ...]], _Interpreted] = {}
         self.edges = tuple(edges_of(self.mapping, event))
         self.sources = tuple(dict.fromkeys(edge.source for edge in self.edges))
+        # an eventless transition may come first, so that the state that is left is no source of the event
+        self.leaves = tuple(self.mapping.states) if _has_eventless(self.mapping) else self.sources
         self.reasons = tuple(dict.fromkeys(_reasons(self)))
+
+    def reaches(self, source: object) -> frozenset[object]:
+        """The states in which the event, sent from this one, may leave the row; after callbacks, any."""
+        if not self.compiled:
+            return frozenset(self.mapping.states)
+        return frozenset(edge.target for edge in self.edges if edge.source == source)
 
     @property
     def compiled(self) -> bool:
@@ -181,7 +214,7 @@ class EventStatements:
     @cached_property
     def sets(self) -> dict[Column[Any], ColumnElement[Any]]:
         """What the compiled UPDATE writes."""
-        return compiled_sets(self.mapping, self.event, self.sources, self.whens)
+        return compiled_sets(self.mapping, self.event, self.leaves, self.whens)
 
     @cached_property
     def whens(self) -> list[tuple[ColumnElement[bool], Edge]]:
@@ -207,10 +240,11 @@ class EventStatements:
         Raises:
             ConfigurationError: what is assigned reads other columns that are assigned, in a circle.
         """
-        first, entered = steps[0].transition, tuple(assign_names(self.mapping, steps))
-        cached = self._interpreted.get((first, entered, changed))
+        transitions, entered = tuple(step.transition for step in steps), tuple(assign_names(self.mapping, steps))
+        cached = self._interpreted.get((transitions, entered, changed))
         if cached is None:
-            cached = self._interpreted[first, entered, changed] = self._interpret(first, entered, changed)
+            made = self._interpret(transitions, entered, changed)
+            cached = self._interpreted[transitions, entered, changed] = made
         return cached
 
     @cached_property
@@ -242,7 +276,7 @@ class EventStatements:
         """What is known beforehand of an interpreted event's UPDATE: the version, the sources, the SQL guards."""
         target: ColumnElement[Any] = bindparam(_value(self.mapping.state))
         wheres = [and_(self.mapping.is_in(edge.source), edge.truth().passes()) for edge in self.edges]
-        return self._finished(self._in_key(or_(*wheres)), bookkeeping(self.mapping, self.sources, target)).where(
+        return self._finished(self._in_key(or_(*wheres)), bookkeeping(self.mapping, self.leaves, target)).where(
             self._at_version
         )
 
@@ -251,13 +285,23 @@ class EventStatements:
         """The event's own parameters, and whether each is required."""
         return _parameters([self.update, self.diagnosis] if self.compiled else [self.diagnosis, *self._assigned()])
 
-    def _interpret(self, first: Transition, entered: tuple[str, ...], changed: tuple[str, ...]) -> _Interpreted:
-        columns, edge = self.mapping.columns, edge_of(self.mapping, first)
+    def _interpret(
+        self, transitions: tuple[Transition, ...], entered: tuple[str, ...], changed: tuple[str, ...]
+    ) -> _Interpreted:
+        columns, first = self.mapping.columns, transitions[0]
         sets = {columns[name]: bindparam(_value(name), type_=columns[name].type) for name in changed}
         for name in entered:
             sets |= assigned(self.mapping, name)
         target = bindparam(_value(self.mapping.state), type_=columns[self.mapping.state].type)
-        sets |= bookkeeping(self.mapping, self.sources, target)
+        sets |= bookkeeping(self.mapping, self.leaves, target)
+        held = [self._held(edge_of(self.mapping, each), changed) for each in transitions[1:]]
+        where = and_(self._taken(first), *(clause for clause in held if clause is not None))
+        statement = self._finished(self._in_key(where), sets).where(self._at_version)
+        return _Interpreted(statement, _parameters([statement]))
+
+    def _taken(self, first: Transition) -> ColumnElement[bool]:
+        """Where the machine would take this transition: its source, its guards, and none before it."""
+        edge = edge_of(self.mapping, first)
         leaving = [other.transition for other in self.edges if other.source == edge.source]
         before = leaving.index(first) if first in leaving else 0  # else it is eventless, or of an error
         earlier = [
@@ -265,9 +309,15 @@ class EventStatements:
             for other in self.edges
             if other.transition in leaving[:before] and all(guard.truth for guard in other.guards)
         ]
-        where = and_(self.mapping.is_in(edge.source), *earlier, edge.truth().passes())
-        statement = self._finished(self._in_key(where), sets).where(self._at_version)
-        return _Interpreted(statement, _parameters([statement]))
+        return and_(self.mapping.is_in(edge.source), *earlier, edge.truth().passes())
+
+    def _held(self, edge: Edge, changed: tuple[str, ...]) -> ColumnElement[bool] | None:
+        """The guards of a later step, if they read what the row holds when the UPDATE comes to it."""
+        if edge.transition not in [other.transition for other in self.edges]:
+            return None
+        now_other = {self.mapping.columns[name] for name in (self.mapping.state, *changed)}
+        clause = edge.truth().passes()
+        return None if columns_read(clause) & now_other else clause
 
     def _reached(self) -> list[tuple[Edge, Truth]]:
         """Each edge with its guards, where no earlier guard of the same source would have raised."""
@@ -288,7 +338,7 @@ class EventStatements:
     @cached_property
     def _unwritten(self) -> ColumnElement[bool]:
         token = self.mapping.columns[self.mapping.token]
-        mine = [bindparam(token_parameter(n), type_=token.type) for n in range(len(self.sources))]
+        mine = [bindparam(token_parameter(n), type_=token.type) for n in range(len(self.leaves))]
         return or_(token.is_(None), token.not_in(mine))
 
     def _in_key(self, where: ColumnElement[bool]) -> Update:
@@ -361,10 +411,16 @@ def _reasons(event: EventStatements) -> Iterable[str]:
 
 def _machine_reasons(mapping: MachineMapping) -> Iterable[str]:
     """Why every event of this machine needs Python, if it does."""
-    if any(transition.is_eventless for state in mapping.states.values() for transition in state.transitions):
+    if _has_eventless(mapping):
         yield f"{mapping.machine.__name__} has eventless transitions"
+    if framework.has_own_init(mapping.machine):
+        yield f"the __init__ of {mapping.machine.__name__} may add listeners and attributes"
     if framework.has_listeners(mapping.machine):
         yield f"{mapping.machine.__name__} has listeners"
+
+
+def _has_eventless(mapping: MachineMapping) -> bool:
+    return any(transition.is_eventless for state in mapping.states.values() for transition in state.transitions)
 
 
 def _actions(mapping: MachineMapping, transition: Transition) -> Iterable[str]:

@@ -27,6 +27,7 @@ __all__ = [
     "assigned",
     "bookkeeping",
     "clause_of",
+    "columns_read",
     "compiled_sets",
     "set_order",
     "token_parameter",
@@ -100,7 +101,7 @@ def set_order(sets: Mapping[Column[Any], ColumnElement[Any]]) -> list[Column[Any
 
     MariaDB evaluates SET from left to right (https://mariadb.com/kb/en/update/), the others all at once.
     """
-    reads = {column: _columns_read(value) - {column} for column, value in sets.items()}
+    reads = {column: columns_read(value) - {column} for column, value in sets.items()}
     order: list[Column[Any]] = []
     left = list(sets)
     while left:
@@ -112,7 +113,8 @@ def set_order(sets: Mapping[Column[Any], ColumnElement[Any]]) -> list[Column[Any
     return order
 
 
-def _columns_read(value: ColumnElement[Any]) -> set[Column[Any]]:
+def columns_read(value: ColumnElement[Any]) -> set[Column[Any]]:
+    """The columns that an expression reads."""
     return {cast("Column[Any]", node) for node in visitors.iterate(value) if isinstance(node, Column)}
 
 

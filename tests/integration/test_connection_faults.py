@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from statelatch import (
     ConnectionFailureError,
@@ -277,3 +277,29 @@ def test_a_lost_read_in_autocommit(autocommitting: PersistenceAdapter, moment: M
             autocommitting.load(KEY)
         assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.EXECUTE)
     assert strike.count == 1
+
+
+@on("sqlite")
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_begin_of_the_user_s_own_is_a_transaction(database_url: URL, moment: Moment) -> None:
+    """SQLAlchemy's recipe for SQLite: the driver begins nothing, a listener does; what is lost before COMMIT is lost."""
+    with pooled(database_url) as engine:
+
+        @event.listens_for(engine, "connect")
+        def connected(driver_connection: Any, _record: object) -> None:
+            driver_connection.isolation_level = None
+
+        @event.listens_for(engine, "begin")
+        def beginning(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+        adapter = order_adapter(engine)
+        adapter.create(**CREATED)
+        strike = Strike(engine, moment, "UPDATE")
+
+        with pytest.raises(ConnectionFailureError) as caught:
+            adapter.send(KEY, "pay")
+
+        assert strike.count == 1
+        assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.EXECUTE)
+        assert stored_order(engine)["version"] == 1

@@ -151,3 +151,56 @@ def test_an_adapter_closes_what_it_opened(engine: Engine) -> None:
 
     assert engine.pool is pool
     assert own.engine.pool is not own_pool
+
+
+AUTOCOMMIT: list[dict[str, Any]] = [
+    {"connect_args": {"autocommit": True}},
+    {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True},
+]
+"""Settings of an engine whose connections commit each statement."""
+
+
+@on("mariadb")
+@pytest.mark.parametrize("settings", AUTOCOMMIT, ids=lambda settings: "+".join(settings))
+def test_a_connection_is_given_back_as_it_was(database_url: URL, settings: dict[str, Any]) -> None:
+    """Statements that belong together are a transaction also where each is committed, and that stays as it was."""
+    engine = create_engine(database_url, pool_size=1, max_overflow=0, **settings)
+    adapter = order_adapter(engine)
+    adapter.create(**CREATED)
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement.split()[0])
+
+    event.listen(engine, "before_cursor_execute", note)
+    assert adapter.send(KEY, "pay").version == 2
+
+    assert sent == ["BEGIN", "UPDATE", "SELECT"]
+    with engine.connect() as connection:
+        driver_connection: Any = connection.connection.dbapi_connection
+        assert driver_connection.get_autocommit()
+    engine.dispose()
+
+
+@on("mariadb")
+@pytest.mark.parametrize("settings", AUTOCOMMIT, ids=lambda settings: "+".join(settings))
+def test_what_fails_leaves_nothing_open(database_url: URL, settings: dict[str, Any]) -> None:
+    """A listener raises between two statements of a transaction: the first is undone, and holds no lock."""
+    engine = create_engine(database_url, pool_size=1, max_overflow=0, **settings)
+    adapter = order_adapter(engine)
+    adapter.create(**CREATED)
+    struck: list[str] = []
+
+    def strike(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and not struck:
+            struck.append(statement)
+            raise KeyError("a listener's bug")
+
+    event.listen(engine, "before_cursor_execute", strike)
+    with pytest.raises(KeyError):
+        adapter.send(KEY, "pay")
+
+    assert (len(struck), stored_order(engine)["version"]) == (1, 1)
+    with pooled(database_url) as other, other.begin() as connection:
+        connection.execute(text("SELECT * FROM orders WHERE number = 7 FOR UPDATE NOWAIT"))
+    engine.dispose()

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, Enum, ForeignKey, String, Text, insert, text
+from sqlalchemy import ColumnElement, Engine, Enum, ForeignKey, String, Text, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 from statemachine import Event, State, StateChart, StateMachine
 from statemachine.states import States
@@ -109,6 +109,38 @@ def test_columns_with_awkward_names(engine: Engine, machine: type[StateMachine])
     with pytest.raises(TransitionRefusedError) as caught:
         adapter.send(refused, "guarded")
     assert caught.value.guards == ("v",)
+
+
+def test_a_query_for_states_differs_to_the_letter(engine: Engine) -> None:
+    """`in_state` and `terminal` find what statelatch takes for the state, not what the collation does."""
+    adapter = adapter_of(engine, Flow, Plain)
+    keys = {value: adapter.create().key for value in ("a", "A", "a ", "z", "Z")}
+    with engine.begin() as connection:
+        for value, key in keys.items():
+            connection.execute(text("UPDATE plain SET state = :value WHERE id = :key"), {"value": value, "key": key})
+    mapping = adapter.mapping
+
+    def found(criterion: ColumnElement[bool]) -> set[str]:
+        with engine.connect() as connection:
+            return set(connection.scalars(select(Plain.state).where(criterion)))
+
+    assert found(mapping.in_state("a")) == {"a"}
+    assert found(mapping.in_state("upper", "padded")) == {"A", "a "}
+    assert found(~mapping.in_state("a")) == {"A", "a ", "z", "Z"}
+    assert found(mapping.terminal()) == {"z"}
+
+
+@on("mariadb")
+def test_a_query_for_states_uses_an_index(engine: Engine) -> None:
+    """The exact comparison alone would read the whole table."""
+    adapter = adapter_of(engine, Flow, Plain)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE INDEX by_state ON plain (state)"))
+    query = select(Plain.id).where(adapter.mapping.in_state("a"))
+    sql = query.compile(engine, compile_kwargs={"literal_binds": True})
+
+    with engine.connect() as connection:
+        assert connection.execute(text(f"EXPLAIN {sql}")).mappings().one()["key"] == "by_state"
 
 
 @on("mariadb")

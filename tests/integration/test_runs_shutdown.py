@@ -142,6 +142,35 @@ def test_no_thread_and_no_connection_is_left(database_url: URL) -> None:
     assert kill_connections(database_url) == 0
 
 
+def test_who_watches_another_manager_s_run_is_let_go(runs_engine: Engine, manager: RunManager) -> None:
+    """No heartbeat will see the run's end any more: iterating ends, and nobody can begin to watch."""
+    with at_gate() as gate:
+        handle = manager.start(gate)
+        gate.wait()
+        watcher = RunManager(runs_engine)
+        subscription = watcher.subscribe(handle.id)
+        watcher.shutdown()
+
+        assert subscription.get(PATIENCE) is None
+        with pytest.raises(RuntimeError, match="this RunManager is shut down"):
+            watcher.subscribe(handle.id)
+        gate.open()
+        said = handle.wait(PATIENCE)
+    assert watcher.subscribe(handle.id).get(PATIENCE) == said
+
+
+def test_an_end_that_was_seen_outlives_the_manager(runs_engine: Engine, manager: RunManager) -> None:
+    """The watched run has ended before the shutdown: its end may still be read afterwards."""
+    with at_gate() as gate, RunManager(runs_engine, heartbeat=0.02) as watcher:
+        handle = manager.start(gate)
+        gate.wait()
+        subscription, second = watcher.subscribe(handle.id), watcher.subscribe(handle.id)
+        gate.open()
+        assert second.get(PATIENCE) == handle.wait(PATIENCE)
+
+    assert list(subscription) == [handle.wait(0)]
+
+
 def test_an_engine_of_the_caller_s_is_left_open(runs_engine: Engine) -> None:
     """Its pool is the caller's business."""
     with RunManager(runs_engine) as manager:

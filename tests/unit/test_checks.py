@@ -7,9 +7,26 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Computed, DateTime, Enum, Float, ForeignKey, String, Uuid, bindparam, func, select, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
-from statemachine import State, StateChart, StateMachine
+from sqlalchemy import (
+    CHAR,
+    BigInteger,
+    Computed,
+    DateTime,
+    Enum,
+    Float,
+    ForeignKey,
+    SmallInteger,
+    String,
+    Uuid,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, declared_attr, mapped_column
+from statemachine import Event, State, StateChart, StateMachine
 from statemachine.states import States
 
 from statelatch import ConfigurationError, MachineMapping
@@ -42,6 +59,7 @@ class Order(OrderColumns, Base):
     count: Mapped[int] = mapped_column(default=0)
     paid_at: Mapped[datetime | None] = mapped_column(DateTime())
     shout: Mapped[str] = mapped_column(Computed("upper(note)"))
+    double = column_property(price * 2)
 
 
 class Flow(StateMachine):
@@ -119,6 +137,78 @@ class Long(StateMachine):
     go = a.to(b)
 
 
+class HugeFlow(StateMachine):
+    """A value that needs more than 32 bits."""
+
+    a = State(initial=True, value=0)
+    b = State(final=True, value=2**31)
+    go = a.to(b)
+
+
+class ShortFlow(StateMachine):
+    """Values that need more than 16 bits, by one."""
+
+    a = State(initial=True, value=-(2**15) - 1)
+    b = State(final=True, value=2**15 - 1)
+    go = a.to(b)
+
+
+class CatchingFlow(StateChart[Any]):
+    """An event that the engine fires itself."""
+
+    a = State(initial=True)
+    b = State(final=True)
+    error_execution = a.to(b)
+    error_reported = a.to(b)
+
+
+class InvokingFlow(StateChart[Any]):
+    """Work in the background of a state."""
+
+    a = State(initial=True)
+    b = State(invoke=lambda: None)
+    c = State(final=True)
+    go = a.to(b)
+    end = b.to(c)
+
+
+class NamedInvokingFlow(StateChart[Any]):
+    """The same, found by its name."""
+
+    a = State(initial=True)
+    b = State(final=True)
+    go = a.to(b)
+
+    def on_invoke_b(self) -> None:
+        """Work."""
+
+
+def declared(**event: Any) -> type[StateMachine]:
+    """A machine with an event declared so."""
+
+    class Declared(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = Event(a.to(b), **event)
+
+    return Declared
+
+
+class WiredFlow(Flow):
+    """It needs what statelatch has not got."""
+
+    def __init__(self, model: Any, mailer: Any, **arguments: Any) -> None:
+        self.mailer = mailer
+        super().__init__(model, **arguments)
+
+
+class BareFlow(Flow):
+    """It takes no model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 def guarded(cond: str) -> type[StateMachine]:
     """A machine with this guard."""
 
@@ -193,6 +283,30 @@ class NumberState(OrderColumns, Base):
     state: Mapped[int]
 
 
+class SmallState(OrderColumns, Base):
+    """The state is a number of 16 bits."""
+
+    state: Mapped[int] = mapped_column(SmallInteger())
+
+
+class BigState(OrderColumns, Base):
+    """The state is a number of 64 bits."""
+
+    state: Mapped[int] = mapped_column(BigInteger())
+
+
+class PaddedState(OrderColumns, Base):
+    """The state is text of five characters, always."""
+
+    state: Mapped[str] = mapped_column(CHAR(5))
+
+
+class LetterState(OrderColumns, Base):
+    """The state is one letter."""
+
+    state: Mapped[str] = mapped_column(CHAR())
+
+
 class Counted(OrderColumns, Base):
     """SQLAlchemy keeps the version."""
 
@@ -237,6 +351,13 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "a compound state": (mapped(Nested), ["Nested.outer", "flatten the machine"]),
     "two targets": (mapped(Fork), ["Fork", "go from A to B", "give it one target"]),
     "two states of one value": (mapped(Twins), ["Twins: the state b", "give each state a value of its own"]),
+    "a delayed event": (mapped(declared(delay=300)), ["Declared", "'go'", "with a delay", "remove that"]),
+    "an internal event": (mapped(declared(internal=True)), ["Declared", "'go'", "or internal"]),
+    "an __init__ with more arguments": (
+        mapped(WiredFlow),
+        ["WiredFlow.__init__ cannot be called as", "'mailer'", "give its other arguments defaults"],
+    ),
+    "an __init__ with fewer arguments": (mapped(BareFlow), ["BareFlow.__init__ cannot be called as", "pass these on"]),
     "no entity": (mapped(Flow, Flow), ["entity: expected a declarative class", "Flow"]),
     "an entity's instance": (mapped(Flow, Order()), ["entity: expected a declarative class", "pass the class itself"]),
     "version_id_col": (mapped(Flow, Counted), ["Counted sets version_id_col", "remove it from __mapper_args__"]),
@@ -250,6 +371,7 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "no version column": (mapped(Flow, version="v"), ["version='v'", "Order has no such column"]),
     "no token column": (mapped(Flow, token="t"), ["token='t'", "Order has no such column"]),
     "one column, two roles": (mapped(Flow, version="state"), ["must be three attributes", "'version': 'state'"]),
+    "version in the key": (mapped(Flow, version="id"), ["'id' is in the primary key", "give the row an id"]),
     "nullable version": (mapped(Flow, LooseVersion), ["looseversion.version", "nullable", "Mapped[int] (NOT NULL)"]),
     "version of text": (mapped(Flow, TextVersion), ["textversion.version", "must be an Integer", "String"]),
     "token of text": (mapped(Flow, TextToken), ["texttoken.transition_token", "must be a Uuid column", "String"]),
@@ -265,6 +387,9 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "text in numbers": (mapped(Flow, NumberState), ["numberstate.state", "'draft'", "is an Integer, the value str"]),
     "text in members": (mapped(Flow, StageState), ["stagestate.state", "'draft'", "holds members of Stage"]),
     "a word that the Enum lacks": (mapped(Flow, WordState), ["wordstate.state", "'done'", "Enum has draft, paid"]),
+    "number too large": (mapped(HugeFlow, NumberState), ["numberstate.state", "2147483648", "the column has 32 bits"]),
+    "number too small": (mapped(ShortFlow, SmallState), ["smallstate.state", "-32769", "16 bits", "a larger Integer"]),
+    "padded text": (mapped(Flow, PaddedState), ["paddedstate.state", "'paid'", "4 characters, CHAR pads it to 5"]),
     "state of another type": (mapped(Flow, FloatState), ["floatstate.state", "must be text, Enum or Integer", "Float"]),
     "assigns of nothing": (
         assigning("paying", note="x"),
@@ -283,6 +408,22 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "text instead of an expression": (
         assigning("pay", count=text("count + 1")),
         ["assigns['pay']['count']", "expected an SQL expression", "sqlalchemy.literal_column"],
+    ),
+    "an event as nobody fires it": (
+        mapped(CatchingFlow, assigns={"error_execution": {"note": "x"}}),
+        ["assigns['error_execution']", "fires it as 'error.execution'", "write that"],
+    ),
+    "a parameter of the initial state": (
+        assigning("draft", note=func.lower(bindparam("why"))),
+        ["assigns['draft']['note']", "it needs the parameter 'why'", "under the events that come back"],
+    ),
+    "the row before there is one": (
+        assigning("draft", count=Order.count + 1),
+        ["assigns['draft']['count']", "it needs a column of the row"],
+    ),
+    "a list of parameters": (
+        assigning("pay", note=case((Order.id.in_(bindparam("ids", expanding=True)), "x"))),
+        ["assigns['pay']['note']", "'ids' stands for a list", "compute the value in a callback"],
     ),
     "a parameter of send": (
         assigning("pay", note=func.lower(bindparam("key"))),
@@ -304,6 +445,12 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "no guard expression": (mapped(guarded("price + 1")), ["'price + 1' is not a guard expression"]),
     "a guard on the state": (mapped(guarded("state == 'a'")), ["refers to state", "write In('...')"]),
     "a guard that is a state's id": (mapped(guarded("b")), ["refers to b,", "neither the machine nor Order has"]),
+    "a guard on a column_property": (
+        mapped(guarded("double > 3")),
+        ["Guarded", "refers to double, a column_property", "make it a hybrid_property"],
+    ),
+    "work in the background": (mapped(InvokingFlow), ["InvokingFlow.b", "`invoke`", "send its result as an event"]),
+    "work found by its name": (mapped(NamedInvokingFlow), ["NamedInvokingFlow.b", "`invoke`"]),
     "a callback nobody has": (mapped(calling(on="book")), ["go from A to B", "refers to book", "Order has"]),
     "a validator nobody has": (mapped(calling(validators="check")), ["refers to check"]),
 }
@@ -335,7 +482,15 @@ def test_one_name_for_a_state_and_an_event() -> None:
 
 @pytest.mark.parametrize(
     ("machine", "entity", "initial"),
-    [(Flow, Order, "draft"), (StageFlow, StageState, Stage.A), (NumberFlow, NumberState, 0)],
+    [
+        (Flow, Order, "draft"),
+        (StageFlow, StageState, Stage.A),
+        (NumberFlow, NumberState, 0),
+        (NumberFlow, SmallState, 0),
+        (HugeFlow, BigState, 0),
+        (ShortFlow, NumberState, -(2**15) - 1),
+        (guarded("In('a')"), LetterState, "a"),
+    ],
 )
 def test_what_fits_is_accepted(machine: Any, entity: Any, initial: object) -> None:
     """Text, members of an Enum and numbers are states; the initial one is where a row begins."""
@@ -356,3 +511,33 @@ def test_a_guard_of_a_listener_is_not_missed() -> None:
         go = a.to(b, cond="funded")
 
     assert MachineMapping(machine=Flowing, entity=Order).events == ("go",)
+
+
+def test_a_guard_that_an_init_brings_is_not_missed() -> None:
+    """An `__init__` may add listeners and attributes, so that no name is refused."""
+
+    class Flowing(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond="funded")
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.funded = True
+            super().__init__(*arguments, **named)
+
+    assert MachineMapping(machine=Flowing, entity=Order).events == ("go",)
+
+
+def test_what_a_new_row_can_be_given() -> None:
+    """A parameter with a default, a subquery and a list of constants need neither an event nor a row."""
+    highest = select(func.max(Order.count)).scalar_subquery()
+    chosen = case((literal("a").in_(["a", "b"]), "x"))
+    assigns = {"draft": {"note": bindparam("why", None), "count": highest, "price": chosen}}
+
+    assert MachineMapping(machine=Flow, entity=Order, assigns=assigns).initial == "draft"
+
+
+@pytest.mark.parametrize("name", ["error.execution", "error_reported"])
+def test_an_event_may_be_called_as_it_is_fired(name: str) -> None:
+    """What the engine fires has dots; an event of the user's own may begin like one of the engine's."""
+    assert MachineMapping(machine=CatchingFlow, entity=Order, assigns={name: {"note": "x"}}).assigns

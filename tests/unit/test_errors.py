@@ -23,7 +23,7 @@ from statelatch.errors import (
     TransitionRefusedError,
     UnknownStateError,
 )
-from statelatch.faults import Contention
+from statelatch.faults import Contention, LostRace
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
 
@@ -41,6 +41,7 @@ FALSE_GUARD = TransitionRefusedError(
 NOT_FOUND = RowNotFoundError(table="orders", key=7, event="pay")
 BUSY = ActiveRunExistsError(run_key="nightly", run_id=KEY)
 UNREACHABLE = ConnectionFailureError(phase=Phase.CONNECT, database="postgresql://db/x", detail="refused")
+LOST_RACE = LostRace(phase=Phase.COMMIT, database="sqlite:///x.db", detail="could not serialize access")
 CONTENTION = Contention(phase=Phase.EXECUTE, database="sqlite:///x.db", detail="database is locked")
 OUTCOME_UNKNOWN = OutcomeUnknownError(phase=Phase.COMMIT, database="sqlite:///x.db", detail="gone", token=TOKEN, key=7)
 
@@ -58,6 +59,7 @@ EXAMPLES: list[StatelatchError] = [
     BUSY,
     UNREACHABLE,
     CONTENTION,
+    LOST_RACE,
     OUTCOME_UNKNOWN,
 ]
 
@@ -73,6 +75,7 @@ BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
     ConnectionFailureError: (StatelatchError,),
     OutcomeUnknownError: (ConnectionFailureError,),
     Contention: (ConnectionFailureError,),
+    LostRace: (ConnectionFailureError,),
 }
 
 MESSAGES: list[tuple[StatelatchError, list[str]]] = [
@@ -88,7 +91,7 @@ MESSAGES: list[tuple[StatelatchError, list[str]]] = [
     (OUTCOME_UNKNOWN, ["sqlite:///x.db", "gone", "may have been written", f"same token {TOKEN}"]),
 ]
 
-NOTHING_WRITTEN = [STALE, MOVING, WRONG_STATE, FALSE_GUARD, NOT_FOUND, BUSY, UNREACHABLE, CONTENTION]
+NOTHING_WRITTEN = [STALE, MOVING, WRONG_STATE, FALSE_GUARD, NOT_FOUND, BUSY, UNREACHABLE, CONTENTION, LOST_RACE]
 
 
 def subclasses(root: type[StatelatchError]) -> set[type[StatelatchError]]:

@@ -22,7 +22,13 @@ URLS = {
     "mysql": "mysql+pymysql://user:secret@db/runs",
 }
 
-RETRY, FAILURE, FATAL, AMBIGUOUS = Meaning.RETRY, Meaning.FAILURE, Meaning.FATAL, Meaning.AMBIGUOUS
+STALE, RETRY, FAILURE, FATAL, AMBIGUOUS = (
+    Meaning.STALE,
+    Meaning.RETRY,
+    Meaning.FAILURE,
+    Meaning.FATAL,
+    Meaning.AMBIGUOUS,
+)
 
 
 def wrapped(dialect: str, error: Exception) -> DBAPIError:
@@ -72,6 +78,7 @@ SQLITE: list[Row] = [
             "SQLITE_LOCKED",
             "SQLITE_LOCKED_SHAREDCACHE",
             "SQLITE_PROTOCOL",
+            "SQLITE_INTERRUPT",
         )
     ),
     *(
@@ -98,7 +105,8 @@ SQLITE: list[Row] = [
 ]
 
 POSTGRESQL: list[Row] = [
-    *(("postgresql", psycopg.errors.lookup(state)(), always(RETRY)) for state in ("40001", "40P01", "55P03", "57014")),
+    *(("postgresql", psycopg.errors.lookup(state)(), always(RETRY)) for state in ("40P01", "55P03", "57014")),
+    ("postgresql", psycopg.errors.lookup("40001")(), always(STALE)),
     ("postgresql", psycopg.errors.lookup("40003")(), always(AMBIGUOUS)),
     ("postgresql", psycopg.errors.lookup("08007")(), always(AMBIGUOUS)),
     *(
@@ -126,8 +134,13 @@ MARIADB: list[Row] = [
         (pymysql.err.OperationalError(1205, "Lock wait timeout exceeded"), always(RETRY)),
         (pymysql.err.OperationalError(1213, "Deadlock found"), always(RETRY)),
         (pymysql.err.OperationalError(1317, "Query execution was interrupted"), always(RETRY)),
-        (pymysql.err.OperationalError(1020, "Record has changed"), always(RETRY)),
+        (pymysql.err.OperationalError(1969, "max_statement_time exceeded"), always(RETRY)),
+        (pymysql.err.OperationalError(3024, "maximum statement execution time exceeded"), always(RETRY)),
+        (pymysql.err.OperationalError(1020, "Record has changed"), always(STALE)),
         (pymysql.err.OperationalError(1040, "Too many connections"), always(FAILURE)),
+        (pymysql.err.OperationalError(1203, "max_user_connections"), always(FAILURE)),
+        (pymysql.err.OperationalError(1226, "User has exceeded the max_user_connections resource"), always(FAILURE)),
+        (pymysql.err.OperationalError(1698, "Access denied for user"), always(FATAL)),
         (pymysql.err.OperationalError(1053, "Server shutdown in progress"), lost),
         (pymysql.err.OperationalError(1290, "running with the --read-only option"), always(FAILURE)),
         (pymysql.err.OperationalError(1792, "READ ONLY transaction"), always(FAILURE)),
@@ -210,6 +223,17 @@ def test_what_is_raised(error: psycopg.Error, phase: Phase, expected: type[Excep
     assert isinstance(raised, ConnectionFailureError)
     assert (type(raised), raised.phase, raised.detail) == (expected, phase, "gone")
     assert raised.database == "postgresql+psycopg://user:***@db/runs"
+
+
+def test_passwords_in_the_query_are_not_told() -> None:
+    """Drivers take a password there, too: the exception masks each, and leaves the rest of the URL."""
+    secrets = "&".join(f"{name}=hunter2" for name in ("password", "passwd", "pwd", "sslpassword"))
+    engine = create_engine(f"postgresql+psycopg://user:hunter2@/runs?host=h&{secrets}")
+    raised = judged(psycopg.OperationalError("gone"), Phase.COMMIT, engine)
+
+    assert isinstance(raised, OutcomeUnknownError)
+    assert raised.database.startswith("postgresql+psycopg://user:***@/runs?host=h&")
+    assert ("hunter2" in str(raised), raised.database.count("***")) == (False, 5)
 
 
 def test_an_unknown_outcome_carries_what_is_needed_to_ask_again(engine: Engine) -> None:

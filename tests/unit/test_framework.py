@@ -356,3 +356,70 @@ def test_engine_arguments_are_injected(name: str) -> None:
 
     assert seen[name] is not None
     assert seen[name] != "mine"
+
+
+class Slow(StateChart[Any]):
+    """Events declared in each way."""
+
+    a = State(initial=True)
+    b = State(final=True)
+
+    now = Event(a.to(b, cond="ready", on="told"), name="Right now!")
+    later = Event(a.to(b), delay=5)
+    inside = Event(a.to(b), id="in.side", internal=True)
+    error_execution = a.to(b)
+    error_seen = a.to(b)
+
+    def told(self, event: Event) -> None:
+        self.name = event.name
+
+
+def test_callbacks_find_the_event_as_it_was_declared() -> None:
+    """The event that a callback is given has the name of its declaration."""
+    machine = Slow(Row())
+
+    framework.send(machine, "now", {})
+
+    assert machine.name == "Right now!"
+
+
+def test_which_events_do_not_run_at_once() -> None:
+    """A delay, or the internal queue, is part of an event's declaration."""
+    assert framework.deferred_events(Slow) == ("later", "in.side")
+
+
+@pytest.mark.parametrize(
+    ("event", "fired"),
+    [
+        ("error_execution", "error.execution"),
+        ("done_state_a_b", "done.state.a_b"),
+        ("done_invoke_a", "done.invoke.a"),
+        ("error_seen", "error_seen"),
+        ("now", "now"),
+    ],
+)
+def test_how_the_engine_calls_its_events(event: str, fired: str) -> None:
+    """An attribute's name declares the engine's own event with dots; one of the user's keeps its name."""
+    assert fired == framework.fired_as(event)
+
+
+def test_an_init_of_the_machine_s_own() -> None:
+    """It is told from python-statemachine's, also where a mixin or a base brings it, and from one that takes less."""
+
+    class Mixed:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+
+    class Mixing(Mixed, Slow):
+        pass
+
+    class Bare(Slow):
+        def __init__(self, model: Any) -> None:
+            super().__init__(model)
+
+    class Derived(Bare):
+        pass
+
+    machines = [Slow, Door, StateMachine, Mixing, Bare, Derived]
+    assert [framework.has_own_init(machine) for machine in machines] == [False, False, False, True, True, True]
+    assert [framework.cannot_be_built(machine) is not None for machine in machines] == [False] * 4 + [True] * 2

@@ -54,8 +54,19 @@ class Job(TransitionColumns, Base):
         return bool(self.tries % 2) and len(self.owner or "") > 1
 
     @hybrid_property
+    def worthwhile(self) -> bool:
+        """A hybrid of which SQLAlchemy would lose all terms but the last."""
+        return self.held is not None and self.held and self.tries > 3
+
+    @hybrid_property
+    def stepwise(self) -> bool:
+        """A hybrid that does more than return."""
+        tries = self.tries
+        return tries > 3
+
+    @hybrid_property
     def constant(self) -> bool:
-        """A hybrid that is no SQL, but a constant, at the class."""
+        """A hybrid that reads nothing."""
         return True
 
     @hybrid_method
@@ -128,19 +139,21 @@ TRANSLATED = {
     "ready and (due or !ready)": "ready = 1 AND (due IS NOT NULL OR ready = 0)",
     "most == None": "most IS NULL",
     "None != most": "most IS NOT NULL",
-    "tries == 3": "coalesce(tries = 3, 0) = 1",
+    "tries == 3": "tries = 3",
     "most != 3": "coalesce(most = 3, 0) = 0",
     "tries == most": "CASE WHEN (tries IS NULL AND most IS NULL) THEN 1 ELSE coalesce(tries = most, 0) END = 1",
     "most < 3": "most IS NOT NULL AND coalesce(most < 3, 0) = 1",
     "owner == 'w%'": "coalesce((owner COLLATE BINARY) = ('w%' COLLATE BINARY), 0) = 1",
-    "ready == True": "coalesce(ready = 1, 0) = 1",
+    "ready == True": "ready = 1",
     "In('a')": "state = 'a%'",
     "In('a', 'b')": "state = 'a%' AND state = 'b'",
     "In('nowhere')": "state IS NULL AND state IS NOT NULL",
     "In()": "1 = 1",
     "3": "1 = 1",
     "''": "0 = 1",
-    "spent": "coalesce(tries > 3, 0) = 1",
+    "spent": "tries > 3",
+    "constant": "1 = 1",
+    "worthwhile": "held IS NOT NULL AND coalesce(held, 0) = 1 AND tries > 3",
     "attempts": "coalesce(tries, 0) != 0",
     "doubled > 2": "tries * 2 IS NOT NULL AND coalesce(tries * 2 > 2, 0) = 1",
 }
@@ -149,8 +162,9 @@ UNTRANSLATED = {
     "own": "guard 'own' is Python on the machine",
     "name": "guard 'name' is Python on the machine",
     "method": "guard 'method' is not a column, hybrid_property or hybrid_method of Job",
-    "odd": "guard 'odd' has no SQL expression",
-    "constant": "no SQL expression",
+    "odd": "hybrid 'odd' needs Python for 'bool(self.tries % 2)'",
+    "stepwise": "hybrid 'stepwise' is more than one return",
+    "worthwhile == True": "hybrid 'worthwhile' needs Python for",
     "any_of": "guard 'any_of' takes *owners: str",
     "told": "guard 'told' takes event: str",
     "keyed": "guard 'keyed' takes key: str",

@@ -305,7 +305,7 @@ def test_the_initial_state_is_entered() -> None:
     """Without an event the machine enters its initial state, and runs what belongs to that."""
     blank = dict.fromkeys(ROW)
 
-    assert firing(None, Sliding, {**blank, "paid": False}).run() == Fired((), "draft", {})
+    assert firing(None, Sliding, {**blank, "paid": False}).run() == Fired((), None, "draft", {})
     slid = firing(None, Sliding, {**blank, "paid": True}).run()
     assert isinstance(slid, Fired)
     assert (steps(slid), slid.target) == ([(None, "ready")], "ready")

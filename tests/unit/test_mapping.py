@@ -1,16 +1,17 @@
 """Mapping: what a sound one knows of its machine, its entity and their keys."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import String
+from sqlalchemy import LargeBinary, String, Uuid, create_mock_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateMachine
 
 from statelatch import MachineMapping, RequestError, UnknownStateError
-from statelatch.columns import TransitionColumns
+from statelatch.columns import TransitionColumns, UTCDateTime, state_text
 
 
 class Base(DeclarativeBase):
@@ -36,6 +37,53 @@ class Named(TransitionColumns, Base):
     ident: Mapped[UUID] = mapped_column("id", primary_key=True, default=uuid4)
     tenant: Mapped[str] = mapped_column("tenant_id", String(8), primary_key=True, default="main")
     status: Mapped[str] = mapped_column("st", String(8))
+
+
+class Letters(StateMachine):
+    """States that differ by case alone."""
+
+    a = State(initial=True)
+    upper = State(value="A", final=True)
+    go = a.to(upper)
+
+
+class NumberedFlow(StateMachine):
+    """States that are numbers."""
+
+    a = State(initial=True, value=1)
+    b = State(value=2, final=True)
+    go = a.to(b)
+
+
+class Folding(TransitionColumns, Base):
+    """A state in a column that takes the database's collation, and keys of several types."""
+
+    __tablename__ = "folding"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(8), primary_key=True)
+    raw: Mapped[bytes] = mapped_column(LargeBinary(8), primary_key=True)
+    ident: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime(), primary_key=True)
+    state: Mapped[str] = mapped_column(String(8))
+
+
+class Lettered(TransitionColumns, Base):
+    """A state in a column that tells letters apart."""
+
+    __tablename__ = "lettered"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(state_text(8))
+
+
+class Numbered(TransitionColumns, Base):
+    """A state in a column of numbers."""
+
+    __tablename__ = "numbered"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[int]
 
 
 @pytest.fixture
@@ -66,6 +114,31 @@ def test_a_key_of_another_shape_is_refused(mapping: MachineMapping, key: object)
         mapping.key_values(key)
 
 
+SOUND = (7, "x", b"x", str(uuid4()), datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (0, "7x", "folding.number: expected a key of type int, found '7x'"),
+        (0, True, "folding.number: expected a key of type int, found True"),
+        (0, 7.0, "folding.number: expected a key of type int, found 7.0"),
+        (1, 0, "folding.name: expected a key of type str, found 0"),
+        (2, "x", "folding.raw: expected a key of type bytes, found 'x'"),
+        (3, uuid4(), "folding.ident: expected a key of type str, found UUID"),
+    ],
+)
+def test_a_key_of_another_type_is_refused(place: int, value: object, expected: str) -> None:
+    """MariaDB would take `7x` for 7, and 0 for any text: what is no value of the column's is never sent."""
+    mapping = MachineMapping(machine=Letters, entity=Folding)
+    key = tuple(value if n == place else sound for n, sound in enumerate(SOUND))
+
+    assert list(mapping.key_values(SOUND).values()) == list(SOUND)
+    with pytest.raises(RequestError) as caught:
+        mapping.key_values(key)
+    assert str(caught.value).startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("given", "made"),
     [({}, {"ident", "tenant"}), ({"tenant": "x"}, {"ident"}), ({"ident": uuid4(), "tenant": "x"}, set[str]())],
@@ -92,6 +165,30 @@ def test_criteria_for_queries(mapping: MachineMapping) -> None:
 
     assert sql(mapping.in_state("draft", "paid")) == "named.st IN ('draft', 'paid')"
     assert sql(mapping.terminal()) == "named.st IN ('done')"
+
+
+TWICE = "(folding.state IN ('a') AND CAST(CONVERT(folding.state USING utf8mb4) AS BINARY) IN ('a'))"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "entity", "expected"),
+    [
+        ("mysql", Folding, TWICE),
+        ("mariadb", Folding, TWICE),
+        ("postgresql", Folding, "folding.state IN ('a')"),
+        ("sqlite", Folding, "folding.state IN ('a')"),
+        ("mysql", Lettered, "lettered.state IN ('a')"),
+        ("mariadb", Lettered, "lettered.state IN ('a')"),
+        ("mariadb", Numbered, "numbered.state IN (1)"),
+    ],
+)
+def test_a_criterion_is_exact_on_mariadb_and_uses_the_index(dialect: str, entity: Any, expected: str) -> None:
+    """Where a collation may fold letters the text is compared once more; the plain IN is there for the index."""
+    machine = NumberedFlow if entity is Numbered else Letters
+    criterion = MachineMapping(machine=machine, entity=entity).in_state("a")
+    compiler = create_mock_engine(f"{dialect}://", lambda: None).dialect
+
+    assert expected == str(criterion.compile(dialect=compiler, compile_kwargs={"literal_binds": True}))
 
 
 def test_a_criterion_on_an_unknown_state_is_refused(mapping: MachineMapping) -> None:

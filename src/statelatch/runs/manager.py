@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
+from weakref import WeakSet
 
 from statelatch.errors import RequestError
 from statelatch.plans import load
@@ -71,16 +72,14 @@ class RunManager:
     ) -> None:
         interval = min(lease / 3, 1.0) if heartbeat is None else heartbeat
         if not 0 < interval < lease <= LONGEST_LEASE:
-            raise RequestError(
-                f"expected 0 < heartbeat < lease <= {LONGEST_LEASE}, found heartbeat {interval}, lease {lease} seconds"
-            )
+            raise RequestError(f"expected 0 < heartbeat < lease <= {LONGEST_LEASE} s, found {interval} and {lease}")
         self._connections = Connections(database, fallbacks, run_mapping)
-        self._own_executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else None
-        self._executor = executor or self._own_executor
+        self._owns_executor = executor is None
+        self._executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else executor
         self._lease = lease
         self._subscriptions = Subscriptions()
         self._executions: dict[UUID, Execution] = {}
-        self._watched: set[UUID] = set()
+        self._foreign: WeakSet[Subscription] = WeakSet()  # those that watch runs of other processes
         self._lock = threading.Lock()
         self._closing = False
         self._renewed = time.monotonic()
@@ -139,7 +138,6 @@ class RunManager:
             if closing:
                 raise RuntimeError(CLOSED)
             self._heartbeat.start()
-            assert self._executor is not None, "one of the two is set"  # noqa: S101
             future = self._executor.submit(self._work, execution, call)
         except BaseException as error:
             worker.finish(execution, endings.failed(error), self._connections)
@@ -254,6 +252,7 @@ class RunManager:
 
         Raises:
             RowNotFoundError: there is no such run.
+            RuntimeError: the manager is shut down, and the run goes on elsewhere.
         """
         return self.subscribed(run_id, maxsize, self._executions.get(run_id))
 
@@ -269,6 +268,8 @@ class RunManager:
     def _watch(self, run_id: UUID, subscription: Subscription) -> None:
         try:
             run = self.get(run_id)
+            if run.finished_at is None and self._closing:
+                raise RuntimeError(CLOSED)
         except BaseException:
             subscription.close()
             raise
@@ -276,7 +277,7 @@ class RunManager:
             self._subscriptions.publish(_from_row(run))
             return
         with self._lock:
-            self._watched.add(run_id)
+            self._foreign.add(subscription)
         self._heartbeat.start()
 
     # -- heartbeat and end ----------------------------------------------------------------------------------
@@ -284,8 +285,7 @@ class RunManager:
     def _beat(self) -> None:
         with self._lock:
             executions = {e.run_id: e for e in self._executions.values() if e.claimed}
-            watched = [run_id for run_id in self._watched if self._subscriptions.wanted(run_id)]
-            self._watched = set(watched)
+            watched = {each.run_id for each in self._foreign if self._subscriptions.wanted(each.run_id)}
         if not executions and not watched:
             return
         began = time.monotonic()
@@ -317,7 +317,7 @@ class RunManager:
         """Take no more runs, and let those that there are come to their end.
 
         Args:
-            wait: return when all are over and their last words are written.
+            wait: return when all are over and their last words are written; who watches others' runs is let go.
             cancel: ask all of them to stop first.
         """
         with self._lock:
@@ -325,12 +325,14 @@ class RunManager:
             executions = list(self._executions.values())
         for execution in reversed(executions) if cancel else ():  # those that wait first: they must not begin now
             self._cancel_at_shutdown(execution)
-        if self._own_executor is not None:
-            self._own_executor.shutdown(wait=wait)
+        if self._owns_executor:
+            self._executor.shutdown(wait=wait)
         if wait:
             for execution in executions:
                 execution.finalized.result()
             self._heartbeat.stop()
+            for subscription in [each for each in self._foreign if self._subscriptions.wanted(each.run_id)]:
+                subscription.close()  # nobody will tell it the end any more
             self._connections.close()
 
     def _cancel_at_shutdown(self, execution: Execution) -> None:
