@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from statelatch.commands import Plan
     from statelatch.mapping import MachineMapping
-    from statelatch.plans import Plan
     from statelatch.records import Explanation, Snapshot, Transitioned
 
 __all__ = ["PersistenceAdapter"]

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from statelatch import faults
+from statelatch.commands import Execute, Fire, Plan, Reply
 from statelatch.errors import Phase
-from statelatch.plans import Execute, Fire, Plan, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Generator

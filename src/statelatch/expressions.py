@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from typing import cast as typing_cast
 
 from sqlalchemy import Boolean, DateTime, Double, Enum, Float, String, cast, literal
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
@@ -75,7 +76,7 @@ class StoredState(TypeDecorator[Any]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """The state whose stored text this is."""
-        stored: Any = self.kind.bind_processor(dialect) or str
+        stored = typing_cast("Any", self.kind).bind_processor(dialect) or str
         return next((state for state in self.states if stored(state) == value), value)
 
 

@@ -7,10 +7,11 @@ async share it whole. See PEP 342 for the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from statelatch.commands import Execute, Fire, Plan, Reply, Row
 from statelatch.errors import (
     ConnectionFailureError,
     OutcomeUnknownError,
@@ -44,53 +45,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Executable
 
-__all__ = ["Execute", "Fire", "Plan", "Reply", "create", "load", "retried", "send"]
+__all__ = ["create", "load", "retried", "send"]
+
+Result = TypeVar("Result")
 
 TRIES = 3
 """How often a lost race, or a transaction that the database broke off, is begun anew."""
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Execute:
-    """Statements of one transaction of its own, committed together.
-
-    It ends early, still committing, after a statement that matched no row.
-
-    Attributes:
-        statements: each with its parameters.
-        token: what the transaction leaves in the row, for an `OutcomeUnknownError`.
-        key: which row, likewise.
-    """
-
-    statements: tuple[tuple[Executable, Mapping[str, Any]], ...]
-    token: UUID | None = None
-    key: object = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether a lost answer leaves open what was written."""
-        return not all(getattr(statement, "is_select", False) for statement, _ in self.statements)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a transaction answered: rows matched by its first statement, rows returned by its last."""
-
-    matched: int
-    rows: Sequence[Row] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Fire:
-    """Run the Python machine for one row; the reply is `Fired` or `Refused`."""
-
-    firing: Firing
-
-
-Result = TypeVar("Result")
-Plan = Generator[Execute | Fire, Any, Result]
 
 
 @dataclass(frozen=True, slots=True)

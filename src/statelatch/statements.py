@@ -24,7 +24,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
-    BindParameter,
     Column,
     ColumnElement,
     Insert,
@@ -48,7 +47,8 @@ from statelatch import framework
 from statelatch.edges import Edge, edge_of, edges_of
 from statelatch.errors import ConfigurationError
 from statelatch.expressions import StoredState, now
-from statelatch.guards import PARAMETER
+from statelatch.parameters import parameters_of
+from statelatch.reasons import has_eventless, machine_reasons, reasons_of
 from statelatch.records import Explanation
 from statelatch.truth import Truth
 from statelatch.writes import (
@@ -151,7 +151,7 @@ class Statements:
         names = self.mapping.machine_names | self.mapping.model_names
         entry = self.mapping.states[self.mapping.initial].enter
         called = any(framework.would_call(spec, names) for spec in entry)
-        return called or bool(list(_machine_reasons(self.mapping))) or bool(machine.start_configuration_values)
+        return called or bool(list(machine_reasons(self.mapping))) or bool(machine.start_configuration_values)
 
     def insert(self, row: Iterable[str], steps: Iterable[Step], *, given: Iterable[str]) -> Insert:
         """INSERT with these columns, and what entering the initial state, and each that follows, assigns.
@@ -192,8 +192,8 @@ class EventStatements:
         self.edges = tuple(edges_of(self.mapping, event))
         self.sources = tuple(dict.fromkeys(edge.source for edge in self.edges))
         # an eventless transition may come first, so that the state that is left is no source of the event
-        self.leaves = tuple(self.mapping.states) if _has_eventless(self.mapping) else self.sources
-        self.reasons = tuple(dict.fromkeys(_reasons(self)))
+        self.leaves = tuple(self.mapping.states) if has_eventless(self.mapping) else self.sources
+        self.reasons = tuple(dict.fromkeys(reasons_of(self)))
 
     def reaches(self, source: object) -> frozenset[object]:
         """The states in which the event, sent from this one, may leave the row; after callbacks, any."""
@@ -283,7 +283,7 @@ class EventStatements:
     @cached_property
     def parameters(self) -> Mapping[str, bool]:
         """The event's own parameters, and whether each is required."""
-        return _parameters([self.update, self.diagnosis] if self.compiled else [self.diagnosis, *self._assigned()])
+        return parameters_of([self.update, self.diagnosis] if self.compiled else [self.diagnosis, *self._assigned()])
 
     def _interpret(
         self, transitions: tuple[Transition, ...], entered: tuple[str, ...], changed: tuple[str, ...]
@@ -297,7 +297,7 @@ class EventStatements:
         held = [self._held(edge_of(self.mapping, each), changed) for each in transitions[1:]]
         where = and_(self._taken(first), *(clause for clause in held if clause is not None))
         statement = self._finished(self._in_key(where), sets).where(self._at_version)
-        return _Interpreted(statement, _parameters([statement]))
+        return _Interpreted(statement, parameters_of([statement]))
 
     def _taken(self, first: Transition) -> ColumnElement[bool]:
         """Where the machine would take this transition: its source, its guards, and none before it."""
@@ -390,76 +390,3 @@ def guard_column(edge: int, guard: int) -> str:
 def raises_column(edge: int) -> str:
     """Name of the column that says, in the diagnosis, whether evaluating the edge's guards raises in Python."""
     return f"latch_raises_{edge}"
-
-
-# -- why an event is interpreted --------------------------------------------------------------------
-
-
-def _reasons(event: EventStatements) -> Iterable[str]:
-    """Why this event needs Python, if it does."""
-    mapping = event.mapping
-    yield from _machine_reasons(mapping)
-    for edge in event.edges:
-        yield from (guard.reason for guard in edge.guards if guard.truth is None)
-        yield from (f"action {name!r} is Python" for name in _actions(mapping, edge.transition))
-        if edge.truth().raises is not None and mapping.machine.catch_errors_as_events:
-            yield f"guards of {edge.transition} may raise, and the chart catches errors as events"
-    translated = all(guard.truth for edge in event.edges for guard in edge.guards)
-    if translated and set_order(event.sets) is None:
-        yield "a guard reads a column that the event assigns, so that one UPDATE cannot order its writes"
-
-
-def _machine_reasons(mapping: MachineMapping) -> Iterable[str]:
-    """Why every event of this machine needs Python, if it does."""
-    if _has_eventless(mapping):
-        yield f"{mapping.machine.__name__} has eventless transitions"
-    if framework.has_own_init(mapping.machine):
-        yield f"the __init__ of {mapping.machine.__name__} may add listeners and attributes"
-    if framework.has_listeners(mapping.machine):
-        yield f"{mapping.machine.__name__} has listeners"
-
-
-def _has_eventless(mapping: MachineMapping) -> bool:
-    return any(transition.is_eventless for state in mapping.states.values() for transition in state.transitions)
-
-
-def _actions(mapping: MachineMapping, transition: Transition) -> Iterable[str]:
-    """Callbacks that a compiled UPDATE would skip."""
-    names = mapping.machine_names | mapping.model_names
-    target = transition.target or transition.source
-    groups = [transition.validators, transition.before, transition.on, transition.after]
-    groups += [transition.source.exit, target.enter, target.invoke, mapping.machine.prepare]
-    for group in groups:
-        for spec in group:
-            if framework.would_call(spec, names):
-                yield str(spec)
-
-
-def _parameters(clauses: Iterable[Any]) -> dict[str, bool]:
-    """Names of the event parameters that these clauses bind, and whether each is required.
-
-    Raises:
-        ConfigurationError: one name is bound in two ways, of which SQLAlchemy would take the last.
-    """
-    found: dict[str, BindParameter[Any]] = {}
-    required: dict[str, bool] = {}
-    for node in (node for clause in clauses for node in visitors.iterate(clause)):
-        if isinstance(node, BindParameter) and str(node.key).startswith(PARAMETER):
-            bound = cast("BindParameter[Any]", node)
-            name = bound.key.removeprefix(PARAMETER)
-            if not _alike(found.setdefault(name, bound), bound):
-                one, other = (f"as {each.type!r} with the default {each.value!r}" for each in (found[name], bound))
-                raise ConfigurationError(
-                    f"the parameter {name!r} is bound {one} and {other}; give the two different names; "
-                    "nothing was written"
-                )
-            required[name] = required.get(name, False) or bool(bound.required)
-    return required
-
-
-_SENT_AS_THEY_ARE = {types.Integer, types.Float, types.Numeric, types.String, types.NullType}
-
-
-def _alike(one: BindParameter[Any], other: BindParameter[Any]) -> bool:
-    kinds: set[Any] = {bound.type._type_affinity for bound in (one, other)}  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return one.value == other.value and (len(kinds) == 1 or kinds <= _SENT_AS_THEY_ARE)

@@ -282,7 +282,7 @@ def test_a_lost_read_in_autocommit(autocommitting: PersistenceAdapter, moment: M
 @on("sqlite")
 @pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
 def test_a_begin_of_the_user_s_own_is_a_transaction(database_url: URL, moment: Moment) -> None:
-    """SQLAlchemy's recipe for SQLite: the driver begins nothing, a listener does; what is lost before COMMIT is lost."""
+    """SQLAlchemy's recipe for SQLite: a listener begins, not the driver; what is lost before COMMIT was not written."""
     with pooled(database_url) as engine:
 
         @event.listens_for(engine, "connect")

@@ -161,7 +161,7 @@ AUTOCOMMIT: list[dict[str, Any]] = [
 
 
 @on("mariadb")
-@pytest.mark.parametrize("settings", AUTOCOMMIT, ids=lambda settings: "+".join(settings))
+@pytest.mark.parametrize("settings", AUTOCOMMIT, ids="+".join)
 def test_a_connection_is_given_back_as_it_was(database_url: URL, settings: dict[str, Any]) -> None:
     """Statements that belong together are a transaction also where each is committed, and that stays as it was."""
     engine = create_engine(database_url, pool_size=1, max_overflow=0, **settings)
@@ -170,7 +170,7 @@ def test_a_connection_is_given_back_as_it_was(database_url: URL, settings: dict[
     sent: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement.split()[0])
+        sent.append(statement.split(maxsplit=1)[0])
 
     event.listen(engine, "before_cursor_execute", note)
     assert adapter.send(KEY, "pay").version == 2
@@ -183,7 +183,7 @@ def test_a_connection_is_given_back_as_it_was(database_url: URL, settings: dict[
 
 
 @on("mariadb")
-@pytest.mark.parametrize("settings", AUTOCOMMIT, ids=lambda settings: "+".join(settings))
+@pytest.mark.parametrize("settings", AUTOCOMMIT, ids="+".join)
 def test_what_fails_leaves_nothing_open(database_url: URL, settings: dict[str, Any]) -> None:
     """A listener raises between two statements of a transaction: the first is undone, and holds no lock."""
     engine = create_engine(database_url, pool_size=1, max_overflow=0, **settings)

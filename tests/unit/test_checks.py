@@ -199,14 +199,14 @@ class WiredFlow(Flow):
 
     def __init__(self, model: Any, mailer: Any, **arguments: Any) -> None:
         self.mailer = mailer
-        super().__init__(model, **arguments)
+        super().__init__(model, **arguments)  # pyright: ignore[reportUnknownMemberType]
 
 
 class BareFlow(Flow):
     """It takes no model."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
 
 
 def guarded(cond: str) -> type[StateMachine]:
@@ -523,7 +523,7 @@ def test_a_guard_that_an_init_brings_is_not_missed() -> None:
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             self.funded = True
-            super().__init__(*arguments, **named)
+            super().__init__(*arguments, **named)  # pyright: ignore[reportUnknownMemberType]
 
     assert MachineMapping(machine=Flowing, entity=Order).events == ("go",)
 
@@ -532,7 +532,9 @@ def test_what_a_new_row_can_be_given() -> None:
     """A parameter with a default, a subquery and a list of constants need neither an event nor a row."""
     highest = select(func.max(Order.count)).scalar_subquery()
     chosen = case((literal("a").in_(["a", "b"]), "x"))
-    assigns = {"draft": {"note": bindparam("why", None), "count": highest, "price": chosen}}
+    assigns: dict[str, dict[str, object]] = {
+        "draft": {"note": bindparam("why", None), "count": highest, "price": chosen}
+    }
 
     assert MachineMapping(machine=Flow, entity=Order, assigns=assigns).initial == "draft"
 

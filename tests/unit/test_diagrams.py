@@ -136,6 +136,11 @@ class Crate(TransitionColumns, Base):
         """Its seal is whole."""
         return self.seal == b"\xff"
 
+    @sealed.inplace.expression
+    @classmethod
+    def _sealed(cls) -> ColumnElement[bool]:
+        return cls.seal == b"\xff"
+
     @hybrid_property
     def empty(self) -> bool:
         """It holds no parcel."""
@@ -288,9 +293,9 @@ def test_guards_table_on_postgresql() -> None:
 | `lose` | `sent` → `gone` | `reported`<br>`<lambda>` | Python: PYTHON |
 """
     sql = [
-        "`weight IS NOT NULL AND coalesce(weight < 5, false)`",
+        "`weight < 5`",
         r"""`coalesce("order" = (:town \|\| :country), false)`""",
-        r"""`NOT coalesce((label COLLATE "C") = ('a\|b%' COLLATE "C"), false)`""",
+        r"""`(label COLLATE "C") != ('a\|b%' COLLATE "C")`""",
     ]
     python = r"guard 'reported' is Python on the machine<br>Python: guard '\<lambda>' is a Python callable"
     expected = expected.replace("SQL |\n| `lose", f"{'<br>'.join(sql)} |\n| `lose", 1).replace("PYTHON", python)

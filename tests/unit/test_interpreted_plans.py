@@ -14,8 +14,9 @@ from statelatch import (
     TransitionRefusedError,
     UnknownStateError,
 )
+from statelatch.commands import Plan, Reply
 from statelatch.errors import Reason
-from statelatch.plans import TRIES, Plan, Reply, create, load
+from statelatch.plans import TRIES, create, load
 from tests.unit.test_plans import BUSY, NOTHING, PLAIN, RETURNING, TOKEN, Script, outcome, row, sent
 
 NAIVE = datetime(2026, 1, 1)

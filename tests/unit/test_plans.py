@@ -22,9 +22,10 @@ from statelatch import (
     UnknownStateError,
 )
 from statelatch.columns import TransitionColumns
+from statelatch.commands import Execute, Fire, Plan, Reply
 from statelatch.errors import Phase, Reason
 from statelatch.faults import Contention
-from statelatch.plans import TRIES, Execute, Fire, Plan, Reply, create, load, send
+from statelatch.plans import TRIES, create, load, send
 from statelatch.statements import Statements
 from statelatch.writes import token_parameter
 

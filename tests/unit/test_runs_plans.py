@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import (
     ActiveRunExistsError,
     ConnectionFailureError,
@@ -25,7 +26,6 @@ from statelatch.errors import (
     TransitionRefusedError,
 )
 from statelatch.faults import Contention
-from statelatch.plans import Execute, Plan, Reply
 from statelatch.records import Transitioned
 from statelatch.runs import Cancellation, Finalized, Outcome, Progress, run_mapping
 from statelatch.runs.plans import Answer, Beat, beat, cancel, cancel_own, create, finalized, through

@@ -17,8 +17,8 @@ from statelatch.runs.statements import RunStatements
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from statelatch.commands import Plan
     from statelatch.mapping import MachineMapping
-    from statelatch.plans import Plan
 
 __all__ = ["Connections"]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
-    from statelatch.plans import Plan
+    from statelatch.commands import Plan
     from statelatch.runs.connections import Source
     from statelatch.runs.model import RunColumns
     from statelatch.runs.records import Cancellation

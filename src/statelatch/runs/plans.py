@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from statelatch import plans
+from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import ActiveRunExistsError, NotAppliedError, Reason, RowNotFoundError, TransitionRefusedError
 from statelatch.faults import is_duplicate
-from statelatch.plans import Execute, Plan, Reply
 from statelatch.records import Transitioned
 from statelatch.runs.error_text import error_text
 from statelatch.runs.records import Cancellation, Finalized, Outcome, Progress

@@ -20,7 +20,7 @@ from statelatch.tokens import mint
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from statelatch.plans import Plan
+    from statelatch.commands import Plan
     from statelatch.records import Transitioned
     from statelatch.runs.connections import Connections
     from statelatch.runs.endings import Ending
