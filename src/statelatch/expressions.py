@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from sqlalchemy import Column
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.sql.operators import OperatorType
 
 __all__ = ["StoredState", "UTCDateTime", "exact_float", "exact_name", "exact_text", "from_now", "name_in", "now"]
 
 
 class UTCDateTime(TypeDecorator[datetime]):
     """An instant: aware datetimes in, UTC-aware datetimes out, microseconds kept on every database.
+
+    `DateTime(timezone=True)` keeps a zone on PostgreSQL alone: SQLite and MariaDB store the digits and drop it.
 
     Raises:
         ValueError: a naive datetime was bound; say which zone it is in.
@@ -135,6 +138,10 @@ class name_in(FunctionElement[bool]):  # noqa: N801  used like sqlalchemy.func
 
     def __init__(self, column: Column[Any], values: Collection[str]) -> None:
         super().__init__(column.in_(values), exact_name(column).in_(values), column)
+
+    def self_group(self, against: OperatorType | None = None) -> name_in:
+        """As it is: where booleans are numbers, SQLAlchemy would compare it with 1, and no index would be used."""
+        return self
 
 
 class exact_float(FunctionElement[float]):  # noqa: N801  used like sqlalchemy.func

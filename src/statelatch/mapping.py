@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, String, literal, types
+from sqlalchemy import Column, ColumnElement, Integer, LargeBinary, String, Uuid, literal, types
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.orm import Mapper
 from statemachine import State, StateChart
@@ -252,9 +251,7 @@ def _python_default(column: Column[Any]) -> Callable[[], Any] | None:
 
 
 def _key_type(column: Column[Any]) -> type | None:
-    """What Python's values of this key column are; None if the driver may judge it."""
-    try:
-        kind = column.type.python_type
-    except NotImplementedError:
+    """What Python's values of this key column are; None if that is up to the column's type, or to the driver."""
+    if not isinstance(column.type, Integer | String | LargeBinary | Uuid) or isinstance(column.type, types.Enum):
         return None
-    return kind if kind in {int, str, bytes, UUID} else None
+    return column.type.python_type

@@ -46,7 +46,7 @@ from statemachine.transition import Transition
 from statelatch import framework
 from statelatch.edges import Edge, edge_of, edges_of
 from statelatch.errors import ConfigurationError
-from statelatch.expressions import StoredState, now
+from statelatch.expressions import StoredState, exact_name, now
 from statelatch.parameters import parameters_of
 from statelatch.reasons import has_eventless, machine_reasons, reasons_of
 from statelatch.records import Explanation
@@ -107,8 +107,12 @@ class Statements:
     @cached_property
     def at_key(self) -> ColumnElement[bool]:
         """The row with the key; of a table that several classes share, only if it is of the entity's class."""
-        columns = enumerate(self.mapping.key_columns)
-        key = (column == bindparam(f"{KEY}_{n}", type_=column.type) for n, column in columns)
+        key: list[ColumnElement[bool]] = []
+        for n, column in enumerate(self.mapping.key_columns):
+            given = bindparam(f"{KEY}_{n}", type_=column.type)
+            key.append(column == given)
+            if isinstance(column.type, types.String):  # the first finds it by index, the second is exact
+                key.append(exact_name(column) == exact_name(given))
         return and_(*key, *self.mapping.of_class)
 
     @cached_property

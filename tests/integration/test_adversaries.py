@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, Enum, create_engine, event, text
+from sqlalchemy import Engine, Enum, String, create_engine, event, text
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateChart, StateMachine
@@ -18,6 +18,7 @@ from statelatch import (
     OutcomeUnknownError,
     PersistenceAdapter,
     RequestError,
+    RowNotFoundError,
     StaleVersionError,
     TransitionRefusedError,
     UnknownStateError,
@@ -200,7 +201,7 @@ class Counter(StateMachine):
     a = State(initial=True)
     b = State(final=True)
 
-    touch = a.to.itself()
+    touch = a.to(a)
     end = a.to(b)
 
 
@@ -343,7 +344,7 @@ class Built(StateMachine):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Bring an attribute that hides the column."""
         self.amount = 0
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
 
 def test_a_machine_with_an_init_of_its_own_is_interpreted(engine: Engine) -> None:
@@ -362,7 +363,7 @@ class Greeting(StateMachine):
     b = State(final=True)
 
     go = a.to(b)
-    again = a.to.itself()
+    again = a.to(a)
 
     def on_enter_a(self, model: Task) -> None:
         """Write what the mapping assigns too."""
@@ -384,3 +385,25 @@ def test_proofs_of_a_wrong_type_are_refused(engine: Engine, version: Any, token:
     with pytest.raises(RequestError, match="expected"):
         adapter.send(key, "go", expected_version=version, token=token)
     assert adapter.load(key).version == 1
+
+
+class Named(TransitionColumns, Base):
+    """A row whose key is text in the database's own collation."""
+
+    __tablename__ = "named"
+
+    id: Mapped[str] = mapped_column(String(20), primary_key=True)
+    state: Mapped[str] = mapped_column(state_text(8))
+
+
+@pytest.mark.parametrize("key", ["Z", "z "])
+def test_a_text_key_is_taken_to_the_letter(engine: Engine, key: str) -> None:
+    """A key that the collation takes for another's is no such row, to `load` and to `send`."""
+    Base.metadata.create_all(engine, tables=[Named.__table__])  # pyright: ignore[reportArgumentType]
+    adapter = PersistenceAdapter(engine, MachineMapping(machine=Ends, entity=Named))
+    adapter.create(id="z")
+
+    for verb in (lambda: adapter.load(key), lambda: adapter.send(key, "go")):
+        with pytest.raises(RowNotFoundError):
+            verb()
+    assert adapter.send("z", "go").version == 2

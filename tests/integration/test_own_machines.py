@@ -136,11 +136,12 @@ def test_a_query_for_states_uses_an_index(engine: Engine) -> None:
     adapter = adapter_of(engine, Flow, Plain)
     with engine.begin() as connection:
         connection.execute(text("CREATE INDEX by_state ON plain (state)"))
+        connection.execute(insert(Plain), [{"state": "z"}] * 200)
     query = select(Plain.id).where(adapter.mapping.in_state("a"))
     sql = query.compile(engine, compile_kwargs={"literal_binds": True})
 
     with engine.connect() as connection:
-        assert connection.execute(text(f"EXPLAIN {sql}")).mappings().one()["key"] == "by_state"
+        assert connection.execute(text(f"EXPLAIN {sql}")).mappings().one()["type"] in {"ref", "range"}
 
 
 @on("mariadb")
