@@ -281,7 +281,7 @@ def test_a_run_may_start_another(manager: RunManager, runs_engine: Engine) -> No
 
 
 def test_a_cancel_without_a_database_says_so(runs_engine: Engine) -> None:
-    """No connection answers: the caller is told, and nothing has changed."""
+    """No connection answers: the caller is told, and a function that takes no notice completes."""
     outage = Outage(runs_engine)
     with RunManager(runs_engine, heartbeat=9.0) as manager, at_gate() as gate:
         handle = manager.start(gate)
@@ -293,6 +293,31 @@ def test_a_cancel_without_a_database_says_so(runs_engine: Engine) -> None:
         gate.open()
 
         assert handle.wait(PATIENCE).state == "completed"
+    assert outage.refused >= 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_cancel_without_a_database_reaches_a_function_of_this_process(runs_engine: Engine, *, force: bool) -> None:
+    """The request needs no row to get there: the function stops, and its last word is cancelled."""
+    outage = Outage(runs_engine)
+    with RunManager(runs_engine, heartbeat=9.0) as manager:
+        reached, back = threading.Event(), threading.Event()
+
+        def function() -> None:
+            try:
+                until_cancelled(reached)
+            finally:
+                assert back.wait(PATIENCE)
+
+        handle = manager.start(function)
+        assert reached.wait(PATIENCE)
+        outage.begin()
+        with pytest.raises(ConnectionFailureError):
+            handle.cancel(force=force)
+        outage.end()
+        back.set()
+
+        assert (handle.wait(PATIENCE).state, handle.wait().version) == ("cancelled", 3)
     assert outage.refused >= 1
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, update
 from statelatch.errors import TransitionRefusedError
 from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, current_run
 from statelatch.runs.endings import DEEPEST_JSON, LARGEST_JSON
-from tests.runs import PATIENCE, at_gate, nothing, stored
+from tests.runs import PATIENCE, at_gate, eventually, nothing, stored
 from tests.unit.test_runs_endings import Stubborn, nested
 
 
@@ -92,13 +92,10 @@ def test_a_coroutine_that_nobody_awaits_is_no_success(manager: RunManager) -> No
 
     async def work() -> None: ...
 
-    class Job:
-        async def __call__(self) -> None: ...
+    said = manager.start(lambda: work()).wait(PATIENCE)  # noqa: PLW0108  a coroutine function itself is refused
 
-    for function in (lambda: work(), Job()):  # noqa: PLW0108  a coroutine function itself is refused
-        said = manager.start(function).wait(PATIENCE)
-        assert said.state == "failed"
-        assert "returned a coroutine" in str(said.error)
+    assert said.state == "failed"
+    assert "returned a coroutine" in str(said.error)
 
 
 def test_a_function_that_returned_has_completed(manager: RunManager, runs_engine: Engine) -> None:
@@ -197,7 +194,9 @@ RESULTS: list[tuple[str, Any, Any]] = [
     ("none", None, None),
     ("false", False, False),
     ("text", "Größe 漢字 😀 \x00", "Größe 漢字 😀 \x00"),
-    ("large numbers", [10**300, -(2**63), 0.1], [10**300, -(2**63), 0.1]),
+    ("large numbers", [2**63 - 1, -(2**63), 0.1], [2**63 - 1, -(2**63), 0.1]),
+    ("a large number alone", 2**63 - 1, 2**63 - 1),
+    ("a number too large", 2**64 + 1, None),
     ("deepest", nested(DEEPEST_JSON), nested(DEEPEST_JSON)),
     ("largest", "x" * (LARGEST_JSON - 2), "x" * (LARGEST_JSON - 2)),
     ("too deep", nested(DEEPEST_JSON + 1), None),
@@ -266,6 +265,40 @@ def test_the_last_progress_is_kept(manager: RunManager, runs_engine: Engine) -> 
         handle.wait(PATIENCE)
         row = stored(runs_engine, handle.id)
         assert (row.progress_current, row.progress_total, row.progress_step) == (2**63 - 1, 2**63 - 1, "ab 😀 <path>")
+
+
+def test_the_three_columns_of_progress_are_of_one_report(runs_engine: Engine) -> None:
+    """A heartbeat has saved a report with total and step: the last one, which has neither, does not inherit them."""
+    with RunManager(runs_engine, heartbeat=0.02) as manager, at_gate() as gate:
+
+        def function() -> None:
+            current_run().progress(1, 10, "first")
+            gate()
+            current_run().progress(2)
+
+        handle = manager.start(function)
+        gate.wait()
+        assert eventually(lambda: stored(runs_engine, handle.id).progress_step == "first")
+        gate.open()
+        handle.wait(PATIENCE)
+        row = stored(runs_engine, handle.id)
+
+    assert (row.progress_current, row.progress_total, row.progress_step) == (2, None, None)
+
+
+def test_without_a_last_report_the_saved_progress_stays(manager: RunManager, runs_engine: Engine) -> None:
+    """The function never said how far it is: what the row holds is not wiped out."""
+    with at_gate() as gate:
+        handle = manager.start(gate)
+        gate.wait()
+        with runs_engine.begin() as connection:
+            saved = {"progress_current": 1, "progress_total": 2, "progress_step": "s"}
+            connection.execute(update(Run).where(Run.id == handle.id).values(saved))
+        gate.open()
+        handle.wait(PATIENCE)
+    row = stored(runs_engine, handle.id)
+
+    assert (row.progress_current, row.progress_total, row.progress_step) == (1, 2, "s")
 
 
 # -- hooks ------------------------------------------------------------------------------------------------------

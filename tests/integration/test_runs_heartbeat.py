@@ -5,26 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, event, insert, select, update
 
-from statelatch.runs import Outcome, Run, RunManager, current_run
+from statelatch.runs import Outcome, Run, RunHandle, RunManager, current_run
 from statelatch.runs.model import new_run_id
 from tests.databases import on
 from tests.outages import Outage, Traffic
-from tests.runs import PATIENCE, at_gate, stored, until_cancelled
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return holds
+from tests.runs import PATIENCE, at_gate, eventually, stored, until_cancelled
 
 
 def _expires(engine: Engine, run_id: UUID) -> datetime:
@@ -148,7 +140,7 @@ def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.
 
 
 def test_a_hook_that_exits_does_not_end_the_heartbeat(runs_engine: Engine) -> None:
-    """A cancel hook that calls `sys.exit` in the heartbeat's thread leaves the other runs their heart."""
+    """A cancel hook that calls `sys.exit` when another process asks leaves the other runs their heart."""
 
     def function() -> None:
         def leave() -> None:
@@ -164,6 +156,33 @@ def test_a_hook_that_exits_does_not_end_the_heartbeat(runs_engine: Engine) -> No
             assert reached.wait(PATIENCE)
             other.cancel(handle.id)
             assert handle.wait(PATIENCE).state == "cancelled"
+
+
+def test_a_hook_that_blocks_does_not_stop_the_heartbeat(runs_engine: Engine) -> None:
+    """It waits in a thread of its own: the other run keeps its lease and learns of its own request."""
+    release = threading.Event()
+
+    def function(blocking: Event, reached: Event) -> None:
+        current_run().on_cancel(lambda: blocking.wait(PATIENCE))
+        until_cancelled(reached)
+
+    with RunManager(runs_engine, heartbeat=0.02) as manager, RunManager(runs_engine) as other:
+        try:
+            free = threading.Event()
+            free.set()
+            handles: list[RunHandle] = []
+            for blocking in (release, free):
+                reached = threading.Event()
+                handles.append(manager.start(function, blocking, reached))
+                assert reached.wait(PATIENCE)
+            other.cancel(handles[0].id)
+            assert eventually(lambda: any("statelatch-cancel" in thread.name for thread in threading.enumerate()))
+            other.cancel(handles[1].id)
+
+            assert handles[1].wait(PATIENCE / 2).state == "cancelled"
+        finally:
+            release.set()
+        assert handles[0].wait(PATIENCE).state == "cancelled"
 
 
 @on("postgresql", "mariadb")

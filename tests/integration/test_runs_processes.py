@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytest
 from sqlalchemy import URL, Engine, inspect
 
 from statelatch.runs import Finalized, Outcome, RunManager
@@ -69,6 +70,18 @@ def function():
 
 with RunManager(url) as manager:
     manager.start(function).wait()
+"""
+
+LEAVE_AND_WAIT = """
+def function():
+    asked = threading.Event()
+    current_run().on_cancel(asked.set)
+    say(run=current_run().id)
+    assert asked.wait(20)
+    current_run().raise_if_cancelled()
+
+with RunManager(url) as manager:
+    manager.start(function)
 """
 
 END_WITHOUT_A_WORD = """
@@ -168,9 +181,10 @@ def test_a_run_of_another_process_is_cancelled_and_watched(runs_engine: Engine, 
     assert stored(runs_engine, run.id).status == "cancelled"
 
 
-def test_ctrl_c_cancels_the_runs_of_a_process(runs_engine: Engine, database_url: URL) -> None:
+@pytest.mark.parametrize("script", [WAIT_FOR_CTRL_C, LEAVE_AND_WAIT], ids=["in the block", "at its end"])
+def test_ctrl_c_cancels_the_runs_of_a_process(runs_engine: Engine, database_url: URL, script: str) -> None:
     """The function is told, its run is written as cancelled, and the process ends as one that was interrupted."""
-    with process(WAIT_FOR_CTRL_C, database_url) as worker:
+    with process(script, database_url) as worker:
         worker.hear()
         worker.interrupt()
         worker.end(-signal.SIGINT)

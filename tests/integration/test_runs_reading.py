@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -92,8 +93,31 @@ def test_what_no_run_can_have_is_refused(manager: RunManager) -> None:
     """It says which states there are, and which limits, instead of finding nothing."""
     with pytest.raises(RequestError, match="no state 'done'; it has pending, running, completed, failed, cancelled"):
         manager.runs(status="done")
-    with pytest.raises(RequestError, match="limit: expected at least 0 rows, found -1"):
-        manager.runs(limit=-1)
+    limits: list[Any] = [-1, 2**63, "x", True, 1.0]
+    for limit in limits:
+        with pytest.raises(RequestError, match=f"limit: expected at least 0 rows, found {limit!r}"):
+            manager.runs(limit=limit)
+
+
+NO_TEXTS: list[tuple[Any, str]] = [
+    (5, "expected text, found 5"),
+    (b"k", "expected text, found b'k'"),
+    ("a\0", "expected text that every database holds"),
+    ("\ud800", "expected text that every database holds"),
+]
+
+
+@pytest.mark.parametrize(("key", "message"), NO_TEXTS, ids=ascii)
+def test_what_is_no_text_is_refused(manager: RunManager, key: Any, message: str) -> None:
+    """A key that no run can have is told at once, not by some databases as an error of theirs."""
+    for read in (
+        lambda: manager.active(key),
+        lambda: manager.current_or_latest(key),
+        lambda: manager.runs(key=key),
+        lambda: manager.runs(name=key),
+    ):
+        with pytest.raises(RequestError, match=message):
+            read()
 
 
 def test_a_run_that_was_read_is_in_no_session(manager: RunManager) -> None:

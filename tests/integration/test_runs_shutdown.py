@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from sqlalchemy import URL, Engine, event
 
 from statelatch.runs import Outcome, RunHandle, RunManager, create_tables
 from tests.databases import kill_connections, on, pooled
-from tests.runs import PATIENCE, at_gate, everything, nothing, stored, until_cancelled
+from tests.runs import PATIENCE, at_gate, eventually, everything, nothing, stored, until_cancelled
 
 
 def begun(manager: RunManager) -> RunHandle:
@@ -75,6 +76,51 @@ def test_an_exception_in_the_with_block_cancels_the_runs(runs_engine: Engine, er
     assert stored(runs_engine, handles[0].id).status == "cancelled"
 
 
+def test_an_exception_while_the_block_waits_cancels_the_runs(runs_engine: Engine) -> None:
+    """Ctrl-C while the manager waits at the end of its block: the runs are stopped, and nothing is left."""
+    handles: list[RunHandle] = []
+
+    def interrupted() -> None:
+        with RunManager(runs_engine, heartbeat=0.02) as manager:
+            handles.append(begun(manager))
+            threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert handles[0].wait(0).state == "cancelled"
+    assert stored(runs_engine, handles[0].id).status == "cancelled"
+    assert own_threads() == set()
+
+
+def test_shutdown_waits_for_a_function_whose_run_is_over(runs_engine: Engine) -> None:
+    """Cancelled by force, its function goes on in somebody else's thread: shutdown returns when it has stopped."""
+    stopped: list[bool] = []
+
+    def deaf() -> None:
+        gate()
+        stopped.append(True)
+
+    with ThreadPoolExecutor(1) as executor, at_gate() as gate:
+        manager = RunManager(runs_engine, executor=executor)
+        handle = manager.start(deaf)
+        gate.wait()
+        handle.cancel(force=True)
+        threading.Timer(0.2, gate.open).start()
+        manager.shutdown()
+
+        assert stopped == [True]
+
+
+def test_a_run_cannot_wait_for_its_own_end(manager: RunManager) -> None:
+    """A function that shuts its own manager down and waits is told so, instead of waiting for ever."""
+    handle = manager.start(manager.shutdown)
+
+    with pytest.raises(RuntimeError, match="a run cannot wait for its own end"):
+        handle.result(PATIENCE)
+    assert manager.start(nothing).wait(PATIENCE).state == "completed"
+
+
 def test_a_manager_that_is_shut_down_starts_nothing(runs_engine: Engine) -> None:
     """It says so, and no row is written; reading goes on."""
     with RunManager(runs_engine) as manager:
@@ -122,8 +168,43 @@ def test_shutdown_without_waiting_lets_runs_end(runs_engine: Engine) -> None:
         assert stored(runs_engine, handle.id).status == "running"
         gate.open()
         assert handle.wait(PATIENCE).state == "completed"
-        manager.shutdown()
-    assert own_threads() == set()
+    assert eventually(lambda: own_threads() == set())
+
+
+def test_shutdown_without_waiting_and_without_runs_leaves_no_thread(runs_engine: Engine) -> None:
+    """There is nothing to come to its end: the heartbeat ends at once, and who watches others is let go."""
+    with RunManager(runs_engine) as other, at_gate() as gate:
+        foreign = other.start(gate)
+        manager = RunManager(runs_engine)
+        subscription = manager.subscribe(foreign.id)
+        manager.start(nothing).wait(PATIENCE)
+        manager.shutdown(wait=False)
+
+        assert subscription.get(PATIENCE) is None
+
+
+def test_a_manager_that_is_dropped_is_gone(runs_engine: Engine) -> None:
+    """Nobody shut it down, and no run is active: its heartbeat does not keep it in memory, and ends."""
+    manager = RunManager(runs_engine, heartbeat=0.05)
+    manager.start(nothing).wait(PATIENCE)
+    gone = weakref.ref(manager)
+    assert own_threads() >= {"statelatch-heartbeat"}
+    del manager
+
+    assert eventually(lambda: gc.collect() >= 0 and gone() is None)
+    assert eventually(lambda: "statelatch-heartbeat" not in own_threads())
+
+
+def test_a_manager_that_is_dropped_lives_as_long_as_somebody_watches(runs_engine: Engine, manager: RunManager) -> None:
+    """A subscription to another process's run holds what brings its end."""
+    with at_gate() as gate:
+        handle = manager.start(gate)
+        gate.wait()
+        subscription = RunManager(runs_engine, heartbeat=0.02).subscribe(handle.id)
+        gc.collect()
+        gate.open()
+
+        assert subscription.get(PATIENCE) == handle.wait(PATIENCE)
 
 
 @on("postgresql", "mariadb")
@@ -200,7 +281,7 @@ def test_runs_that_are_over_are_forgotten(manager: RunManager) -> None:
         manager.start(each, Large()).wait(PATIENCE)
     manager.start(nothing).wait(PATIENCE)  # the pool's threads let go of the last work when the next one comes
     manager.start(nothing).wait(PATIENCE)
-    gc.collect()
 
-    assert manager._executions == {}  # pyright: ignore[reportPrivateUsage]
+    assert eventually(lambda: len(manager._executions) == 0)  # pyright: ignore[reportPrivateUsage]
+    gc.collect()
     assert [reference() for reference in seen] == [None] * 3

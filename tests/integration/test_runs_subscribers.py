@@ -9,10 +9,11 @@ import time
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete
 
 from statelatch.errors import RowNotFoundError
-from statelatch.runs import Finalized, LogLine, Outcome, Progress, RunEvent, RunManager, Started, current_run
+from statelatch.runs import Finalized, LogLine, Outcome, Progress, Run, RunEvent, RunManager, Started, current_run
+from tests.databases import unreachable
 from tests.runs import NEVER, PATIENCE, Gate, at_gate, nothing, until_cancelled
 
 
@@ -119,6 +120,32 @@ def test_a_run_of_another_manager_is_watched_to_its_end(runs_engine: Engine, man
         gate.open()
 
         assert list(subscription) == [handle.wait(PATIENCE)]
+
+
+def test_who_watches_a_row_that_is_deleted_is_let_go(runs_engine: Engine, manager: RunManager) -> None:
+    """There will be no end to tell; nobody waits for it for ever."""
+    with RunManager(runs_engine, heartbeat=0.02) as watcher, at_gate() as gate:
+        handle = manager.start(gate)
+        gate.wait()
+        subscription = watcher.subscribe(handle.id)
+        with runs_engine.begin() as connection:
+            connection.execute(delete(Run))
+
+        assert subscription.get(PATIENCE) is None
+
+
+def test_an_end_says_which_connection_told_it(runs_engine: Engine, manager: RunManager) -> None:
+    """Not the primary, if that does not answer: at once, and by the heartbeat."""
+    nowhere = unreachable(runs_engine.url)
+    with RunManager(nowhere, fallbacks=[runs_engine], heartbeat=0.02) as watcher, at_gate() as gate:
+        ended, running = manager.start(nothing), manager.start(gate)
+        ended.wait(PATIENCE)
+        gate.wait()
+        subscription = watcher.subscribe(running.id)
+        gate.open()
+        said = [watcher.subscribe(ended.id).get(PATIENCE), subscription.get(PATIENCE)]
+
+    assert [end.via for end in said if isinstance(end, Finalized)] == ["fallback 1"] * 2
 
 
 def test_a_run_that_does_not_exist_cannot_be_watched(manager: RunManager) -> None:

@@ -14,6 +14,7 @@ import pytest
 from statelatch.runs import Finalized, LogLine, Outcome, Progress, RunCancelled, RunContext, Started, current_run
 from statelatch.runs.context import LARGEST, entered
 from statelatch.runs.execution import Execution
+from statelatch.runs.executions import REMEMBERED, Executions
 from statelatch.runs.subscriptions import Subscriptions
 
 RUN = UUID(int=1)
@@ -122,25 +123,71 @@ def test_each_hook_runs_once_whoever_is_first(execution: Execution, run: RunCont
 
 
 def test_a_run_ends_once(execution: Execution) -> None:
-    """The first end counts; later ones are dropped and say so."""
-    assert execution.close(end("cancelled")) is True
-    assert execution.close(end("completed")) is False
+    """The first end counts; later ones are dropped."""
+    execution.close(end("cancelled"))
+    execution.close(end("completed"))
+
     assert execution.finalized.result(0) == end("cancelled")
 
 
-def test_a_run_ends_once_whoever_is_first(execution: Execution, run: RunContext) -> None:
-    """Of 16 ends at the same instant one is kept, and the close hook runs once."""
+def test_a_run_ends_once_whoever_is_first(execution: Execution, run: RunContext, subscriptions: Subscriptions) -> None:
+    """Of 16 ends at the same instant one is kept and told, and the close hook runs once."""
     called: list[int] = []
     run.on_close(lambda: called.append(1))
     instant = threading.Barrier(16)
 
-    def close(_: int) -> bool:
+    def close(_: int) -> None:
         instant.wait(10)
-        return execution.close(end())
+        execution.close(end())
 
+    subscription = subscriptions.subscribe(RUN, 100)
     with ThreadPoolExecutor(16) as threads:
-        assert sum(threads.map(close, range(16))) == 1
+        list(threads.map(close, range(16)))
     assert called == [1]
+    assert list(subscription) == [end()]
+
+
+# -- who is inside ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_gone_when_it_is_over_and_nobody_is_inside(execution: Execution) -> None:
+    """A forced cancel ends the run while its function goes on: it is gone when that stops, not before."""
+    assert execution.enter()
+    execution.close(end("cancelled"))
+    assert (execution.finalized.done(), execution.gone.done()) == (True, False)
+    execution.leave()
+
+    assert execution.gone.done()
+
+
+def test_a_run_that_is_over_lets_nobody_in(execution: Execution) -> None:
+    """Cancelled before its thread came: the thread does not call the function, and the run is gone at once."""
+    execution.close(end("cancelled"))
+
+    assert execution.gone.done()
+    assert not execution.enter()
+
+
+def test_a_run_is_not_abandoned_while_a_thread_is_inside(execution: Execution) -> None:
+    """Whoever is inside writes the last word; without anybody, waiting for it ends."""
+    execution.enter()
+    execution.abandon(end("cancelled"))
+    assert not execution.over
+    execution.leave()
+    execution.abandon(end("cancelled"))
+
+    assert execution.finalized.result(0) == end("cancelled")
+
+
+def test_hooks_that_are_called_aside_do_not_hold_up_the_caller(execution: Execution, run: RunContext) -> None:
+    """A hook that blocks blocks its own thread alone; the flag is set at once."""
+    called, release = threading.Event(), threading.Event()
+    run.on_cancel(lambda: called.set() or release.wait(10))
+    execution.request_cancel(aside=True)
+
+    assert run.cancelled
+    assert called.wait(10)
+    release.set()
 
 
 def test_close_hooks_find_the_run_over(execution: Execution, run: RunContext, subscriptions: Subscriptions) -> None:
@@ -297,3 +344,47 @@ def test_raise_if_cancelled(execution: Execution, run: RunContext) -> None:
     execution.request_cancel()
     with pytest.raises(RunCancelled, match=str(RUN)):
         run.raise_if_cancelled()
+
+
+# -- the runs of a process ------------------------------------------------------------------------------------------
+
+
+def unsaved(number: int) -> Finalized:
+    """The end of a run that no connection took."""
+    return Finalized(
+        run_id=UUID(int=number), target="completed", outcome=Outcome.UNSAVED, state=None, version=None, via=None
+    )
+
+
+def test_unsaved_ends_are_remembered_for_a_while(subscriptions: Subscriptions) -> None:
+    """The last thousand; the ends that a row tells are not."""
+    executions = Executions()
+    for number in range(REMEMBERED + 2):
+        execution = Execution(UUID(int=number), "worker", subscriptions)
+        executions.add(execution)
+        execution.close(unsaved(number) if number else end())
+        executions.forget(execution)
+
+    assert len(executions) == 0
+    assert [executions.unsaved(UUID(int=number)) for number in (0, 1, 2, REMEMBERED + 1)] == [
+        None,
+        None,
+        unsaved(2),
+        unsaved(REMEMBERED + 1),
+    ]
+
+
+def test_no_executor_is_promised_a_run_once_the_manager_is_closing(
+    execution: Execution, subscriptions: Subscriptions
+) -> None:
+    """Those that were promised before are what `close` returns to wait for."""
+    executions = Executions()
+    executions.add(execution)
+    executions.promise(execution)
+    assert [execution] == executions.close()
+    late = Execution(UUID(int=2), "worker", subscriptions)
+    executions.add(late)
+
+    with pytest.raises(RuntimeError, match="this RunManager is shut down"):
+        executions.promise(late)
+    assert (execution.awaited, late.awaited) == (True, False)

@@ -11,8 +11,20 @@ from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, false, func, insert, not_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    DateTime,
+    Engine,
+    Integer,
+    String,
+    Text,
+    create_engine,
+    false,
+    func,
+    insert,
+    not_,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from statelatch.errors import ConfigurationError
 from statelatch.runs import Run, RunColumns, RunLifecycle, create_tables, run_mapping
@@ -166,6 +178,42 @@ def test_a_mapping_of_an_entity_without_the_columns_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="RunColumns"):
         run_mapping(Bare)
+
+
+def entity(**columns: Any) -> type[Any]:
+    """An entity with the mixin that redefines some of its columns."""
+
+    class Base(DeclarativeBase):
+        """A base of its own."""
+
+    return type("Own", (RunColumns, Base), {"__tablename__": "own", **columns})
+
+
+CHANGED: list[tuple[dict[str, Any], str]] = [
+    ({"key": mapped_column("run_key", String(255))}, r"Own\.key: expected a column named 'key'.*found 'run_key'"),
+    ({"status": mapped_column("st", String(16))}, r"Own\.status: expected a column named 'status'.*found 'st'"),
+    ({"id": mapped_column(Integer, primary_key=True)}, r"Own\.id: expected a column of type Uuid, found Integer"),
+    ({"result": mapped_column(String(100))}, r"Own\.result: expected a column of type JSON, found String"),
+    ({"error": mapped_column(String(20))}, r"Own\.error: expected room for 1024 characters, found 20"),
+    ({"lease_expires_at": mapped_column(DateTime)}, r"Own\.lease_expires_at: .* type UTCDateTime, found DateTime"),
+    ({"active_key": mapped_column(String(255))}, r"Own\.active_key: expected the generated, unique column"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), CHANGED, ids=lambda value: str(value)[:20])
+def test_a_mapping_whose_columns_were_changed_is_refused(columns: dict[str, Any], message: str) -> None:
+    """The column and the remedy are named; on SQLite a renamed key would silently be the same for all runs."""
+    with pytest.raises(ConfigurationError, match=message):
+        run_mapping(entity(**columns))
+
+
+def test_a_column_may_be_redefined_as_far_as_it_fits() -> None:
+    """More room, another default, another column's name where nothing refers to it."""
+    own = entity(
+        error=mapped_column("error_text", String(2000)), name=mapped_column(Text), priority=mapped_column(Integer)
+    )
+
+    assert run_mapping(own).columns["error"].name == "error_text"
 
 
 def test_the_mixin_is_what_run_is_made_of() -> None:

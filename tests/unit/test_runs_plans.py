@@ -152,6 +152,22 @@ def test_through_lets_an_interrupt_pass(escaping: type[BaseException]) -> None:
         order.throw(escaping())
 
 
+RAISED = [
+    ((NO_ANSWER, UNKNOWN), UNKNOWN),  # some connection may have written: not told that nothing was
+    ((NO_ANSWER, RuntimeError()), NO_ANSWER),
+]
+
+
+@pytest.mark.parametrize(("failures", "expected"), RAISED, ids=range(len(RAISED)))
+def test_unwrap_raises_what_is_unknown_else_the_first(failures: tuple[Exception, ...], expected: Exception) -> None:
+    """One that does not know whether it has written outweighs those that know they have not."""
+    answer: Answer[str] = Answer(None, failures=failures)
+    with pytest.raises(ConnectionFailureError) as raised:
+        answer.unwrap()
+
+    assert raised.value is expected
+
+
 # -- finalized: what an answer means --------------------------------------------------------------------
 
 MEANINGS: list[tuple[Answer[Transitioned], Outcome, str | None, int | None, str | None, str | None]] = [

@@ -68,8 +68,9 @@ class RunContext:
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Call the hook, once, when somebody asks for the run to be cancelled; now if somebody has.
 
-        It runs in the thread that learns of the request, so that it can interrupt what the function waits
-        for. What it raises is logged and changes nothing.
+        It does not run in the function's thread, so that it can interrupt what the function waits for, but in that
+        of the caller who asks, or in one of its own if another process does. What it raises is logged and changes
+        nothing.
         """
         self._execution.on_cancel(hook)
 

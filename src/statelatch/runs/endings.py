@@ -21,7 +21,10 @@ LARGEST_JSON = 2**20
 """Characters of JSON that are kept of a result: no database may refuse a run's last word for its size,"""
 
 DEEPEST_JSON = 31
-"""or for its levels: MariaDB has room for so many."""
+"""or for its levels: MariaDB has room for so many,"""
+
+LARGEST_INTEGER = 2**63 - 1
+"""or give back another number: SQLite rounds larger integers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,5 +92,7 @@ def _fits(value: Any, levels: int) -> bool:
             return levels > 0 and all(_fits(item, levels - 1) for item in cast("dict[str, Any]", value).values())
         case list():
             return levels > 0 and all(_fits(item, levels - 1) for item in cast("list[Any]", value))
+        case int():
+            return -LARGEST_INTEGER - 1 <= value <= LARGEST_INTEGER
         case _:
             return True

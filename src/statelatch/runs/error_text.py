@@ -5,9 +5,9 @@ Rules, in the order in which they are applied:
 1. Read a bounded beginning of the text, so that the cost does not depend on its length.
 2. Drop what a terminal would obey and a reader would not see: escape sequences as a whole, control and format
    characters (Unicode Cc and Cf, bidirectional overrides among them), lone surrogates. White space becomes one space.
-3. Mask a password in a URL, then file paths. A path begins where no word goes on before it, so `1/2`, `and/or`,
-   `application/json` and `../near` are none. In quotes it ends at the closing quote, otherwise at white space,
-   a colon or the punctuation that ends the word. In doubt more is masked, not less.
+3. Mask a password in a URL, before its host or in its query, then file paths. A path begins where no word goes on
+   before it, so `1/2`, `and/or`, `application/json` and `../near` are none. In quotes it ends at the closing quote,
+   otherwise at white space, a colon or the punctuation that ends the word. In doubt more is masked, not less.
 4. Keep every other URL. One without a host that names an absolute file (`sqlite:////srv/runs.db`) is a path.
 5. Cut to `LONGEST` characters.
 
@@ -45,8 +45,13 @@ ESCAPES = re.compile(
 )
 """Control sequences of ECMA-48 (https://ecma-international.org/publications-and-standards/standards/ecma-48/)."""
 
-PASSWORD = re.compile(r"""(://[^\s/?#:@\[<>"]*+:)(?!\d*+(?:[/?#\s]|$))(?:(?!://)[^\s<>"])*(?=@)""")
+PASSWORD = re.compile(r"""(://[^\s/?#:@\[<>"]*+:)(?!\d++(?:[/?#\s]|$))(?:(?!://)[^\s<>"])*(?=@)""")
 """The password in a URL's userinfo; a port is none. It may contain what should have been percent-encoded."""
+
+QUERY_PASSWORD = re.compile(
+    r"""([?&;](?i:[\w.\-]{0,32}(?:password|passwd|pwd|secret|token)[\w.\-]{0,32}+)=)[^\s&#"'<>]++"""
+)
+"""What a URL's query, or a connection string of the same shape, calls a password or something like it."""
 
 # Pieces of PATHS. A path begins with one of three and goes on inside its word.
 _FIRST = r"""[^\s<>|*()\[\]\\}'"`,;:=?&^!/…]"""  # after the first slash; `/=`, `/*` and `/)` begin no path
@@ -100,7 +105,8 @@ def clean(text: str) -> str:
     if len(text) > READ:
         # The last word is incomplete: what would mark it as a path or a password may be missing.
         seen = (seen.rpartition(" ")[0] or seen) + CUT
-    masked = PATHS.sub(_masked, PASSWORD.sub(r"\1***", seen))
+    hidden = QUERY_PASSWORD.sub(r"\1***", PASSWORD.sub(r"\1***", seen))
+    masked = PATHS.sub(_masked, hidden)
     return masked if len(masked) <= LONGEST else masked[: LONGEST - 1].rstrip() + CUT
 
 

@@ -34,25 +34,58 @@ class Execution:
         run_id: the run.
         worker: owner of the lease; a new name for each attempt.
         subscriptions: where its events go.
+
+    Attributes:
+        promised: an executor has been given it, or is about to be.
+        finalized: its end.
+        gone: done when it is over and no thread is inside it any more.
     """
 
     def __init__(self, run_id: UUID, worker: str, subscriptions: Subscriptions) -> None:
         self.run_id = run_id
         self.worker = worker
         self.attempt = 1
+        self.promised = False
         self.claimed = False
         self.over = False
         self.ending: Ending | None = None
         self.refusal: NotAppliedError | None = None
         self.finalized: Future[Finalized] = Future()
+        self.gone: Future[None] = Future()
         self.cancel_requested = threading.Event()
         self._subscriptions = subscriptions
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come while its own thread is inside
+        self._thread: int | None = None
         self._cancel_hooks: list[Callable[[], object]] = []
         self._close_hooks: list[Callable[[], object]] = []
         self._stopped = False
         self._progress: Progress | None = None
         self._saved: Progress | None = None
+
+    def enter(self) -> bool:
+        """The calling thread takes the run. False if it is over already: its function must not be called."""
+        with self._lock:
+            if not self.over:
+                self._thread = threading.get_ident()
+            return not self.over
+
+    def leave(self) -> None:
+        """The thread that took the run lets go of it."""
+        with self._lock:
+            self._thread = None
+            gone = self.over
+        if gone:
+            self.gone.set_result(None)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody will end it without being asked: its thread, or its executor."""
+        return self.promised or self._thread is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that is inside."""
+        return self._thread == threading.get_ident()
 
     def started(self) -> None:
         """Tell subscribers that the function begins."""
@@ -90,14 +123,21 @@ class Execution:
         """A heartbeat has saved this."""
         self._saved = progress
 
-    def request_cancel(self) -> None:
-        """Set the flag and call the hooks; the second time nothing happens."""
+    def request_cancel(self, *, aside: bool = False) -> None:
+        """Set the flag and call the hooks; the second time nothing happens.
+
+        Args:
+            aside: call them in a thread of their own: one that blocks must not hold up the caller.
+        """
         with self._lock:
             if self.cancel_requested.is_set():
                 return
             self.cancel_requested.set()
             hooks, self._cancel_hooks = self._cancel_hooks, []
-        self._call(hooks)
+        if aside and hooks:
+            self._call_aside(hooks)
+        else:
+            self._call(hooks)
 
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Keep the hook, or call it if the request has come already."""
@@ -117,17 +157,34 @@ class Execution:
                 return
         self._call([hook])
 
-    def close(self, finalized: Finalized) -> bool:
-        """The run is over: tell everybody, once. Returns False if it was over already."""
+    def close(self, finalized: Finalized) -> None:
+        """The run is over: tell everybody, once."""
+        self._close(finalized, unless_inside=False)
+
+    def abandon(self, finalized: Finalized) -> None:
+        """The same, unless a thread is inside, which will end it."""
+        self._close(finalized, unless_inside=True)
+
+    def _close(self, finalized: Finalized, *, unless_inside: bool) -> None:
         with self._lock:
-            if self.over:
-                return False
+            inside = self._thread is not None
+            if self.over or (inside and unless_inside):
+                return
             self.over = True
             hooks, self._close_hooks = self._close_hooks, []
-        self._subscriptions.publish(finalized)
-        self.finalized.set_result(finalized)
+        try:
+            self._subscriptions.publish(finalized)
+        finally:  # whatever interrupts: nobody must wait for ever
+            self.finalized.set_result(finalized)
+            if not inside:
+                self.gone.set_result(None)
         self._call(hooks)
-        return True
+
+    def _call_aside(self, hooks: list[Callable[[], object]]) -> None:
+        try:
+            threading.Thread(target=self._call, args=(hooks,), name="statelatch-cancel", daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            self._call(hooks)
 
     def _call(self, hooks: list[Callable[[], object]]) -> None:
         for hook in hooks:
@@ -135,5 +192,5 @@ class Execution:
                 hook()
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # one that exits must not end the heartbeat's thread
+            except BaseException:  # one that exits must not end the caller's thread
                 logger.exception("run %s: a hook raised; the run's status is not affected", self.run_id)

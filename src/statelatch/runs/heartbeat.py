@@ -1,10 +1,11 @@
-"""The manager's heartbeat: one thread that keeps leases, saves progress, and learns of cancel requests."""
+"""The manager's heartbeat: one thread that beats until it is stopped, or until nobody holds what it beats for."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from weakref import WeakMethod
 
 from statelatch.errors import ConnectionFailureError
 
@@ -20,15 +21,17 @@ class Heartbeat:
     """Calls `beat` again and again, until it is stopped.
 
     Args:
-        beat: what to do; what it raises is logged, and the next beat comes all the same.
+        beat: what to do, a method; its object is held weakly, and when it is gone the heartbeat ends. What it raises
+            is logged, and the next beat comes all the same.
         interval: seconds between two beats.
     """
 
-    def __init__(self, beat: Callable[[], Any], interval: float) -> None:
-        self._beat = beat
+    def __init__(self, beat: Callable[[], None], interval: float) -> None:
+        self._beat = WeakMethod(beat)
         self._interval = interval
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -45,13 +48,25 @@ class Heartbeat:
         with self._lock:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
+            self._stopped.wait()  # a `join` that Ctrl-C interrupts is broken before Python 3.13
             thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            try:
-                self._beat()
-            except ConnectionFailureError as error:
-                logger.warning("no heartbeat, the next one comes in %s seconds: %s", self._interval, error)
-            except Exception:
-                logger.exception("no heartbeat, the next one comes in %s seconds", self._interval)
+        try:
+            while not self._stop.wait(self._interval) and self._beats():
+                pass
+        finally:
+            self._stopped.set()
+
+    def _beats(self) -> bool:
+        """Beat once; False if there is nothing left to beat for. Holds it no longer than that."""
+        beat = self._beat()
+        if beat is None:
+            return False
+        try:
+            beat()
+        except ConnectionFailureError as error:
+            logger.warning("no heartbeat, the next one comes in %s seconds: %s", self._interval, error)
+        except Exception:
+            logger.exception("no heartbeat, the next one comes in %s seconds", self._interval)
+        return True

@@ -6,26 +6,24 @@ in `worker`. It holds no state that the database could contradict: every write i
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import threading
-import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
-from weakref import WeakSet
 
-from statelatch.errors import RequestError
+from statelatch.errors import ConnectionFailureError, NotAppliedError, OutcomeUnknownError, RequestError
 from statelatch.plans import load
-from statelatch.runs import endings, plans, worker
+from statelatch.runs import arguments, endings, plans, worker
 from statelatch.runs.connections import Connections
 from statelatch.runs.execution import Execution
+from statelatch.runs.executions import CLOSED, Executions
 from statelatch.runs.handle import RunHandle
 from statelatch.runs.heartbeat import Heartbeat
-from statelatch.runs.model import KEY_LENGTH, new_run_id, run_mapping
-from statelatch.runs.plans import Answer, Beat
-from statelatch.runs.records import Finalized, Outcome
+from statelatch.runs.model import new_run_id, run_mapping
+from statelatch.runs.plans import of_cancelled, of_row
+from statelatch.runs.pulse import Pulse
 from statelatch.runs.subscriptions import Subscriptions
 from statelatch.tokens import mint
 
@@ -44,9 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["RunManager"]
 
 LARGEST_PARAMS = 2**16
-LONGEST_LEASE = 10**9  # seconds, about 32 years: what every database can add to its clock
-MOST_ATTEMPTS = 2**31 - 1
-CLOSED = "this RunManager is shut down; start a new one"
 
 
 class RunManager:
@@ -55,10 +50,14 @@ class RunManager:
     Args:
         database: an adapter with a run mapping, an engine, or a URL; the table must exist: see `create_tables`.
         fallbacks: further ways to the same database, tried in order when the primary does not answer.
-        executor: where functions run; by default threads of the manager's own.
+        executor: where functions run, in threads of this process; by default threads of the manager's own.
         lease: seconds for which a worker holds its run without a heartbeat.
         heartbeat: seconds between two heartbeats: how soon a cancel request of another process is seen, and
             how often progress is saved. By default a third of the lease, at most one second.
+
+    Raises:
+        RequestError: no such lease or heartbeat, or an executor of processes.
+        ConfigurationError: a database that cannot hold runs.
     """
 
     def __init__(
@@ -70,20 +69,17 @@ class RunManager:
         lease: float = 30.0,
         heartbeat: float | None = None,
     ) -> None:
-        interval = min(lease / 3, 1.0) if heartbeat is None else heartbeat
-        if not 0 < interval < lease <= LONGEST_LEASE:
-            raise RequestError(f"expected 0 < heartbeat < lease <= {LONGEST_LEASE} s, found {interval} and {lease}")
+        interval = arguments.beats(lease, heartbeat)
+        if executor is not None:
+            arguments.check_executor(executor)
         self._connections = Connections(database, fallbacks, run_mapping)
         self._owns_executor = executor is None
         self._executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else executor
-        self._lease = lease
         self._subscriptions = Subscriptions()
-        self._executions: dict[UUID, Execution] = {}
-        self._foreign: WeakSet[Subscription] = WeakSet()  # those that watch runs of other processes
-        self._lock = threading.Lock()
-        self._closing = False
-        self._renewed = time.monotonic()
-        self._heartbeat = Heartbeat(self._beat, interval)
+        self._executions = Executions()
+        self._pulse = Pulse(self._connections, self._executions, self._subscriptions, lease)
+        self._heartbeat = Heartbeat(self._pulse.beat, interval)
+        self._terms = worker.Terms(lease=lease, retry=interval, closing=threading.Event())
 
     # -- runs of this process -----------------------------------------------------------------------
 
@@ -100,7 +96,9 @@ class RunManager:
         """Run `function(*args, **kwargs)` in another thread, as a run.
 
         It is `completed` when the function returns, `cancelled` when it raises `RunCancelled`, `failed` when it
-        raises anything else. Arguments and result are kept in the row where they are JSON of moderate size.
+        raises anything else. Arguments and result are kept in the row where they are JSON of moderate size. A run
+        that no connection lets begin waits until one does, or the manager is shut down. If this call is interrupted,
+        by Ctrl-C for instance, the run is cancelled: nobody would hold its handle.
 
         Args:
             function: called once; inside it `current_run()` is the run.
@@ -113,39 +111,63 @@ class RunManager:
         Raises:
             ActiveRunExistsError: another run holds the key; `run_id` says which.
             ConnectionFailureError: the database did not answer; the function was not called.
-            RequestError: a coroutine function, a key or name that is too long or no text, attempts below 1.
+            OutcomeUnknownError: it did not answer at COMMIT; if the row was written, it was asked to be cancelled.
+            RequestError: no function that runs when it is called, a key or name that is too long or no text,
+                attempts below 1.
             RuntimeError: the manager is shut down.
             Exception: whatever the executor raised when it refused; the run is `failed` with that cause.
         """
-        name = name or _name_of(function)
-        _check_start(function, key, name, max_attempts)
-        if self._closing:
+        if name is None or name == "":
+            name = arguments.name_of(function)
+        arguments.check_start(function, key, name, max_attempts)
+        if self._executions.closing.is_set():
             raise RuntimeError(CLOSED)
-        run_id = new_run_id()
         params = endings.jsonable({"args": list(args), "kwargs": kwargs}, largest=LARGEST_PARAMS)
-        values = {"id": run_id, "key": key, "name": name, "max_attempts": max_attempts, "params": params}
-        self._connections.ask(lambda runs: plans.create(runs, values)).unwrap()
-        execution = Execution(run_id, _worker_name(), self._subscriptions)
-        self._submit(execution, worker.Call(function, args, kwargs))
-        return RunHandle(self, execution)
+        execution = Execution(new_run_id(), _worker_name(), self._subscriptions)
+        values = {"id": execution.run_id, "key": key, "name": name, "max_attempts": max_attempts, "params": params}
+        try:
+            execution.gone.add_done_callback(lambda _: self._forget(execution))
+            self._executions.add(execution)
+            self._connections.ask(lambda runs: plans.create(runs, values)).unwrap()
+            self._submit(execution, worker.Call(function, args, kwargs))
+            return RunHandle(self, execution)
+        except BaseException as error:
+            self._not_started(execution, error)
+            raise
 
     def _submit(self, execution: Execution, call: worker.Call) -> None:
-        with self._lock:
-            self._executions[execution.run_id] = execution
-            closing = self._closing  # if not, `shutdown` will find it
-        execution.finalized.add_done_callback(lambda _: self._forget(execution))
         try:
-            if closing:
-                raise RuntimeError(CLOSED)
+            self._executions.promise(execution)
             self._heartbeat.start()
             future = self._executor.submit(self._work, execution, call)
-        except BaseException as error:
+        except Exception as error:
+            execution.request_cancel()  # the executor may have taken it all the same
             worker.finish(execution, endings.failed(error), self._connections)
             raise
         future.add_done_callback(lambda done: self._fallen_out(execution, done))
 
+    def _not_started(self, execution: Execution, error: BaseException) -> None:
+        """End what may have been written, or be running, as cancelled; its caller has no handle."""
+        execution.promised = False
+        if execution.over:
+            return
+        if _wrote_nothing(error):
+            self._forget(execution)
+            return
+        token = mint()
+        answer: plans.Answer[Cancellation] = plans.Answer(None)
+        try:
+            answer = self._connections.ask(lambda runs: plans.cancel(runs, execution.run_id, token, force=False))
+        finally:
+            execution.abandon(of_cancelled(execution.run_id, answer))
+            execution.request_cancel()
+
     def _work(self, execution: Execution, call: worker.Call) -> None:
-        worker.work(execution, call, self._connections, self._lease)
+        if execution.enter():
+            try:
+                worker.work(execution, call, self._connections, self._terms)
+            finally:
+                execution.leave()
 
     def _fallen_out(self, execution: Execution, future: Future[None]) -> None:
         """The executor dropped the work, or could not run it: say so, or nobody will."""
@@ -157,8 +179,8 @@ class RunManager:
             worker.finish(execution, endings.failed(error), self._connections)
 
     def _forget(self, execution: Execution) -> None:
-        with self._lock:
-            self._executions.pop(execution.run_id, None)
+        self._executions.forget(execution)
+        self._end_if_over()
 
     # -- runs of any process --------------------------------------------------------------------------
 
@@ -179,17 +201,17 @@ class RunManager:
         Raises:
             TransitionRefusedError: it has ended already; nothing was written.
             RowNotFoundError: there is no such run.
-            ConnectionFailureError: no connection answered.
+            ConnectionFailureError: no connection answered. A function of this process is asked to stop all the
+                same; what it then writes, `RunCancelled` for instance, needs no request in the row.
         """
         token = mint()
         answer = self._connections.ask(lambda runs: plans.cancel(runs, run_id, token, force=force))
-        done = answer.unwrap()
         execution = self._executions.get(run_id)
-        if execution is not None:
-            if done.written:
-                execution.close(_cancelled(done, answer))
+        if execution is not None and answer.refusal is None:
+            if answer.result is not None and answer.result.written:
+                execution.close(of_cancelled(run_id, answer))
             execution.request_cancel()
-        return done
+        return answer.unwrap()
 
     def get(self, run_id: UUID) -> RunColumns:
         """The run, read now; an instance of the mapped entity in no session.
@@ -203,11 +225,13 @@ class RunManager:
 
     def active(self, key: str) -> RunColumns | None:
         """The run that holds the key, if one does."""
-        return self._first(lambda runs: plans.select(runs.holder, run_key=key))
+        held = arguments.check_text("key", key)
+        return self._first(lambda runs: plans.select(runs.holder, run_key=held))
 
     def current_or_latest(self, key: str) -> RunColumns | None:
         """The run that holds the key, else the newest that ever did."""
-        return self._first(lambda runs: plans.select(runs.current_or_latest, run_key=key))
+        held = arguments.check_text("key", key)
+        return self._first(lambda runs: plans.select(runs.current_or_latest, run_key=held))
 
     def runs(
         self, *, key: str | None = None, name: str | None = None, status: str | None = None, limit: int | None = None
@@ -221,14 +245,16 @@ class RunManager:
             limit: at most so many.
 
         Raises:
-            RequestError: no such state, or a limit below 0.
+            RequestError: no such state, a key or name that is no text, or a limit below 0.
             ConnectionFailureError: the database did not answer.
         """
         mapping = self._connections.primary.mapping
         if status is not None:
             mapping.in_state(status)
-        if limit is not None and limit < 0:
-            raise RequestError(f"limit: expected at least 0 rows, found {limit}")
+        arguments.check_limit(limit)
+        for label, text in (("key", key), ("name", name)):
+            if text is not None:
+                arguments.check_text(label, text)
         asked = {"key": key, "name": name, "status": status}
         filters = {column: value for column, value in asked.items() if value is not None}
         rows = self._connections.ask(lambda runs: plans.select(runs.listing(filters, limit))).unwrap()
@@ -266,74 +292,71 @@ class RunManager:
         return subscription
 
     def _watch(self, run_id: UUID, subscription: Subscription) -> None:
+        unsaved = self._executions.unsaved(run_id)
+        if unsaved is not None:  # its row does not tell
+            subscription.deliver(unsaved)
+            return
         try:
-            run = self.get(run_id)
-            if run.finished_at is None and self._closing:
-                raise RuntimeError(CLOSED)
+            answer = self._connections.ask(lambda runs: load(runs.of_mapping, run_id))
+            run = self._connections.primary.mapping.restored(answer.unwrap().values)
+            if run.finished_at is None:
+                self._pulse.watch(subscription)
+                self._heartbeat.start()
         except BaseException:
             subscription.close()
             raise
         if run.finished_at is not None:
-            self._subscriptions.publish(_from_row(run))
-            return
-        with self._lock:
-            self._foreign.add(subscription)
-        self._heartbeat.start()
+            self._subscriptions.publish(of_row(run, answer.via))
 
-    # -- heartbeat and end ----------------------------------------------------------------------------------
-
-    def _beat(self) -> None:
-        with self._lock:
-            executions = {e.run_id: e for e in self._executions.values() if e.claimed}
-            watched = {each.run_id for each in self._foreign if self._subscriptions.wanted(each.run_id)}
-        if not executions and not watched:
-            return
-        began = time.monotonic()
-        renew = began - self._renewed >= self._lease / 3
-        unsaved = [(e, progress) for e in executions.values() if (progress := e.unsaved_progress)]
-        told = Beat(
-            held=[(e.run_id, e.worker) for e in executions.values()] if renew else [],
-            progress=[(e.worker, progress) for e, progress in unsaved],
-            watched=[*executions, *watched],
-            lease=self._lease,
-        )
-        rows = self._connections.ask(lambda runs: plans.beat(runs, told)).unwrap()
-        if renew:
-            self._renewed = began
-        for execution, progress in unsaved:
-            execution.saved(progress)
-        for row in rows:
-            self._seen(self._connections.primary.mapping.restored(row), executions)
-
-    def _seen(self, run: RunColumns, executions: Mapping[UUID, Execution]) -> None:
-        execution = executions.get(run.id)
-        if execution is None:
-            if run.finished_at is not None:
-                self._subscriptions.publish(_from_row(run))
-        elif run.status != "running" or run.cancel_requested or not run.holds_lease(execution.worker):
-            execution.request_cancel()
+    # -- the end --------------------------------------------------------------------------------------------
 
     def shutdown(self, *, wait: bool = True, cancel: bool = False) -> None:
         """Take no more runs, and let those that there are come to their end.
 
+        The heart beats until the last one is over; then who watches runs of other processes is let go.
+
         Args:
-            wait: return when all are over and their last words are written; who watches others' runs is let go.
+            wait: return when all are over, their last words are written and their functions have stopped.
             cancel: ask all of them to stop first.
+
+        Raises:
+            RuntimeError: a run's own function, or its hook, would wait for itself; nothing was done.
         """
-        with self._lock:
-            self._closing = True
-            executions = list(self._executions.values())
-        for execution in reversed(executions) if cancel else ():  # those that wait first: they must not begin now
-            self._cancel_at_shutdown(execution)
-        if self._owns_executor:
-            self._executor.shutdown(wait=wait)
         if wait:
-            for execution in executions:
+            self._wait_for_all(cancel=cancel)
+            self._end()
+            return
+        self._close(cancel=cancel)
+        if self._owns_executor:
+            self._executor.shutdown(wait=False)
+        self._end_if_over()
+
+    def _wait_for_all(self, *, cancel: bool) -> None:
+        if self._executions.is_here():
+            raise RuntimeError("a run cannot wait for its own end; call shutdown(wait=False), or in another thread")
+        for execution in self._close(cancel=cancel):
+            if execution.awaited:
+                execution.gone.result()
                 execution.finalized.result()
-            self._heartbeat.stop()
-            for subscription in [each for each in self._foreign if self._subscriptions.wanted(each.run_id)]:
-                subscription.close()  # nobody will tell it the end any more
-            self._connections.close()
+        if self._owns_executor:  # afterwards: joining a thread that still works must not be interrupted
+            self._executor.shutdown(wait=True)
+
+    def _end_if_over(self) -> None:
+        if self._executions.closing.is_set() and not len(self._executions):
+            self._end()
+
+    def _end(self) -> None:
+        self._heartbeat.stop()
+        self._pulse.end()
+        self._connections.close()
+
+    def _close(self, *, cancel: bool) -> list[Execution]:
+        executions = self._executions.close()
+        for execution in reversed(executions) if cancel else ():  # those that wait first: they must not begin now
+            if not execution.over:
+                self._cancel_at_shutdown(execution)
+        self._terms.closing.set()  # afterwards: what still waits for a database ends as cancelled then
+        return executions
 
     def _cancel_at_shutdown(self, execution: Execution) -> None:
         try:
@@ -348,52 +371,22 @@ class RunManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for all runs; after an exception, Ctrl-C included, cancel them first."""
-        self.shutdown(cancel=error is not None)
+        """Wait for all runs; after an exception, or at Ctrl-C while waiting, cancel them first."""
+        try:
+            self._wait_for_all(cancel=error is not None)
+        except BaseException:
+            self._wait_for_all(cancel=True)
+            raise
+        finally:
+            self._end()
 
 
-def _check_start(function: Callable[..., Any], key: str | None, name: str, max_attempts: int) -> None:
-    if inspect.iscoroutinefunction(function):
-        raise RequestError(f"{name}: a coroutine function does not run in a thread; pass a function that runs it")
-    for label, text in (("key", key), ("name", name)):
-        if text is not None and not 0 < len(text) <= KEY_LENGTH:
-            raise RequestError(
-                f"{label}: expected 1 to {KEY_LENGTH} characters, found {len(text)}; nothing was written"
-            )
-        if text is not None and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-            raise RequestError(f"{label}: expected text that every database holds, found {text!r}; nothing was written")
-    if not 1 <= max_attempts <= MOST_ATTEMPTS:
-        raise RequestError(f"max_attempts: expected 1 to {MOST_ATTEMPTS}, found {max_attempts}; nothing was written")
-
-
-def _name_of(function: object) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))[:KEY_LENGTH]
+def _wrote_nothing(error: BaseException) -> bool:
+    """Whether this answer to an INSERT means that there is no row."""
+    answers = NotAppliedError | RequestError | ConnectionFailureError
+    return isinstance(error, answers) and not isinstance(error, OutcomeUnknownError)
 
 
 def _worker_name() -> str:
     """Owner of one attempt's lease: no other attempt, anywhere, ever has this name."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex}"
-
-
-def _cancelled(done: Cancellation, answer: Answer[Cancellation]) -> Finalized:
-    return Finalized(
-        run_id=done.run_id,
-        target="cancelled",
-        outcome=Outcome.APPLIED,
-        state=done.state,
-        version=done.version,
-        via=answer.via,
-    )
-
-
-def _from_row(run: RunColumns) -> Finalized:
-    """The end of a run that this process did not see."""
-    return Finalized(
-        run_id=run.id,
-        target=run.status,
-        outcome=Outcome.APPLIED,
-        state=run.status,
-        version=run.version,
-        via="primary",
-        error=run.error,
-    )

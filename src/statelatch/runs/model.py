@@ -11,8 +11,22 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import JSON, BigInteger, ColumnElement, Computed, Index, String, Uuid, and_, bindparam, case, func
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Computed,
+    Index,
+    Integer,
+    String,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+)
 from sqlalchemy import column as named
+from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
@@ -155,13 +169,55 @@ def run_mapping(entity: type[Any] = Run) -> MachineMapping:
     """
     if not (isinstance(entity, type) and issubclass(entity, RunColumns)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"entity: expected a declarative class with the mixin RunColumns, found {entity!r}")
-    return MachineMapping(machine=RunLifecycle, entity=entity, state="status", assigns=_assigns(entity))
+    mapping = MachineMapping(machine=RunLifecycle, entity=entity, state="status", assigns=_assigns(entity))
+    for name, column in inspect_entity(Run).columns.items():
+        _check_column(mapping, name, column)
+    return mapping
+
+
+KINDS = (String, Integer, UTCDateTime, Uuid, JSON)
+
+
+def _check_column(mapping: MachineMapping, name: str, expected: Column[Any]) -> None:
+    """An entity may redefine a column, but not so that a write or the generated column would not find it.
+
+    SQLite takes a name that it does not know, in quotes, for a text: every run would hold the same key.
+    """
+    column = mapping.columns.get(name)
+    of = f"{mapping.entity.__name__}.{name}"
+    if column is None:
+        raise ConfigurationError(f"{of}: expected the column of RunColumns, found none; leave it to the mixin")
+    kind = next(kind for kind in KINDS if isinstance(expected.type, kind))
+    if not isinstance(column.type, kind):
+        raise ConfigurationError(
+            f"{of}: expected a column of type {kind.__name__}, found {column.type!r}; leave it to the mixin RunColumns"
+        )
+    if name in {"key", "status", "active_key"} and column.name != name:
+        raise ConfigurationError(
+            f"{of}: expected a column named {name!r}, to which the generated column active_key refers, "
+            f"found {column.name!r}; leave out its name"
+        )
+    length, needed = (getattr(each.type, "length", None) for each in (column, expected))
+    if length is not None and needed is not None and length < needed:
+        raise ConfigurationError(f"{of}: expected room for {needed} characters, found {length}; make it longer")
+    if expected.computed is not None and (column.computed is None or not _is_unique(column)):
+        raise ConfigurationError(
+            f"{of}: expected the generated, unique column of RunColumns: without it a key may have two active runs; "
+            "leave it to the mixin"
+        )
+
+
+def _is_unique(column: Column[Any]) -> bool:
+    return bool(column.unique) or any(
+        [*index.columns] == [column] for index in getattr(column.table, "indexes", ()) if index.unique
+    )
 
 
 def _assigns(entity: type[Any]) -> dict[str, dict[str, object]]:
     """What each state and event of the lifecycle writes besides the state."""
-    progress = {
-        name: func.coalesce(bindparam(name, None, type_=getattr(entity, name).type), getattr(entity, name))
+    said = bindparam("progress_current", None, type_=BigInteger()).is_not(None)
+    progress = {  # all three of one report, or what the last heartbeat saved
+        name: case((said, bindparam(name, None, type_=getattr(entity, name).type)), else_=getattr(entity, name))
         for name in ("progress_current", "progress_total", "progress_step")
     }
     ended = {"finished_at": now(), "lease_expires_at": None, **progress}

@@ -15,7 +15,14 @@ from uuid import UUID
 
 from statelatch import plans
 from statelatch.commands import Execute, Plan, Reply
-from statelatch.errors import ActiveRunExistsError, NotAppliedError, Reason, RowNotFoundError, TransitionRefusedError
+from statelatch.errors import (
+    ActiveRunExistsError,
+    NotAppliedError,
+    OutcomeUnknownError,
+    Reason,
+    RowNotFoundError,
+    TransitionRefusedError,
+)
 from statelatch.faults import is_duplicate
 from statelatch.records import Transitioned
 from statelatch.runs.error_text import error_text
@@ -25,9 +32,23 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
     from statelatch.records import Snapshot
+    from statelatch.runs.model import RunColumns
     from statelatch.runs.statements import RunStatements
 
-__all__ = ["Answer", "Beat", "beat", "cancel", "cancel_own", "create", "finalized", "select", "through"]
+__all__ = [
+    "Answer",
+    "Beat",
+    "beat",
+    "cancel",
+    "cancel_own",
+    "create",
+    "finalized",
+    "of_cancelled",
+    "of_driver",
+    "of_row",
+    "select",
+    "through",
+]
 
 logger = logging.getLogger("statelatch.runs")
 
@@ -216,11 +237,15 @@ class Answer(Generic[Result]):
     failures: tuple[Exception, ...] = ()
 
     def unwrap(self) -> Result:
-        """The result; raises the refusal, or the first connection's error if none answered."""
+        """The result; raises the refusal, or if none answered an unknown outcome, or else the first error.
+
+        One that does not know whether it has written outweighs the others, which know that they have not.
+        """
         if self.refusal is not None:
             raise self.refusal
         if self.via is None:
-            raise self.failures[0]
+            unknown = (failure for failure in self.failures if isinstance(failure, OutcomeUnknownError))
+            raise next(unknown, self.failures[0])
         return self.result  # pyright: ignore[reportReturnType]  an answer without refusal has a result
 
 
@@ -254,7 +279,7 @@ def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: st
     match answer:
         case Answer(via=None):
             outcome, state, version = Outcome.UNSAVED, None, None
-            error = error or error_text(_of_driver(answer.failures[-1]))
+            error = error or error_text(of_driver(answer.failures[-1]))
         case Answer(refusal=None):
             applied = answer.unwrap()
             outcome, state, version = Outcome.APPLIED, applied.target, applied.version
@@ -265,7 +290,32 @@ def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: st
     )
 
 
-def _of_driver(error: Exception) -> BaseException:
+def of_cancelled(run_id: UUID, answer: Answer[Cancellation]) -> Finalized:
+    """What became of a run that a caller of this process cancelled."""
+    done = answer.result
+    if done is not None:
+        outcome, state, version = Outcome.APPLIED, done.state, done.version
+    elif answer.refusal is not None:
+        outcome, state, version = Outcome.NO_OP, *_held(answer.refusal)
+    else:
+        outcome, state, version = Outcome.UNSAVED, None, None
+    return Finalized(run_id=run_id, target="cancelled", outcome=outcome, state=state, version=version, via=answer.via)
+
+
+def of_row(run: RunColumns, via: str | None) -> Finalized:
+    """The end of a run that this process did not see, as the row tells it."""
+    return Finalized(
+        run_id=run.id,
+        target=run.status,
+        outcome=Outcome.APPLIED,
+        state=run.status,
+        version=run.version,
+        via=via,
+        error=run.error,
+    )
+
+
+def of_driver(error: Exception) -> BaseException:
     """What the driver said; SQLAlchemy would add the statement and its values."""
     return getattr(error, "orig", None) or error
 

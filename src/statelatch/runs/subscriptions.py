@@ -58,6 +58,7 @@ class Subscription:
         self._queue: deque[RunEvent] = deque()
         self._bells: tuple[Callable[[], None], ...] = ()
         self._dropped = 0
+        self._kept: object = None
         self._complete = False  # nothing more comes in
         self._over = False  # nothing more comes out
 
@@ -65,6 +66,10 @@ class Subscription:
     def dropped(self) -> int:
         """How many log lines and progress events were dropped because the queue was full."""
         return self._dropped
+
+    def keep(self, source: object) -> None:
+        """Hold what brings the events for as long as somebody holds the subscription."""
+        self._kept = source
 
     def deliver(self, event: RunEvent) -> None:
         """Queue an event, or drop it. After `Finalized` or `close()` nothing is queued, a second `Finalized` included.

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from statelatch import plans
-from statelatch.errors import TransitionRefusedError
+from statelatch.errors import ConnectionFailureError, TransitionRefusedError
 from statelatch.runs import context, endings
-from statelatch.runs.plans import Answer, cancel_own, finalized, progress_params
-from statelatch.runs.records import Finalized, Outcome
+from statelatch.runs.plans import Answer, cancel_own, finalized, of_driver, progress_params
+from statelatch.runs.records import Outcome
 from statelatch.tokens import mint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from threading import Event
 
     from statelatch.commands import Plan
     from statelatch.records import Transitioned
     from statelatch.runs.connections import Connections
     from statelatch.runs.endings import Ending
     from statelatch.runs.execution import Execution
+    from statelatch.runs.records import Finalized
     from statelatch.runs.statements import RunStatements
 
-__all__ = ["Call", "finish", "work"]
+__all__ = ["Call", "Terms", "finish", "work"]
 
 logger = logging.getLogger("statelatch.runs")
 
@@ -53,16 +55,55 @@ class Call:
         return value
 
 
-def work(execution: Execution, call: Call, connections: Connections, lease: float) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms a manager's runs are claimed.
+
+    Attributes:
+        lease: seconds for which a worker holds its run.
+        retry: seconds after which a claim that no connection answered is tried again.
+        closing: set when the manager shuts down: then it is not.
+    """
+
+    lease: float
+    retry: float
+    closing: Event
+
+
+def work(execution: Execution, call: Call, connections: Connections, terms: Terms) -> None:
     """Run one attempt from claim to last word."""
-    claim = connections.ask(_claim(execution, lease))
+    claim = _claimed(execution, connections, terms)
     if claim.refusal is not None:
         _not_started(execution, claim, connections)
     elif claim.via is None:
-        finish(execution, endings.failed(claim.failures[-1]), connections)
+        finish(execution, _unclaimed(execution, claim), connections)
+    elif execution.cancel_requested.is_set():  # by somebody whom no connection answered
+        execution.claimed = True
+        finish(execution, endings.cancelled(), connections)
     else:
         execution.started()
         finish(execution, _called(execution, call), connections)
+
+
+def _claimed(execution: Execution, connections: Connections, terms: Terms) -> Answer[Transitioned]:
+    """Claim the run; nothing has been done yet, so wait until some connection answers."""
+    plan = _claim(execution, terms.lease)
+    while _is_outage(claim := connections.ask(plan)) and not terms.closing.is_set():
+        logger.warning("run %s: not started, no connection answered; next try in %s s", execution.run_id, terms.retry)
+        terms.closing.wait(terms.retry)
+    return claim
+
+
+def _is_outage(claim: Answer[Transitioned]) -> bool:
+    """Whether waiting may help: what is no connection's failure, a missing table for instance, stays as it is."""
+    return claim.via is None and any(isinstance(failure, ConnectionFailureError) for failure in claim.failures)
+
+
+def _unclaimed(execution: Execution, claim: Answer[Transitioned]) -> Ending:
+    if execution.cancel_requested.is_set():
+        return endings.cancelled()
+    error = claim.failures[-1]
+    return replace(endings.failed(of_driver(error)), exception=error)
 
 
 def _called(execution: Execution, call: Call) -> Ending:
@@ -95,11 +136,10 @@ def _not_started(execution: Execution, claim: Answer[Transitioned], connections:
     execution.close(said)
 
 
-def finish(execution: Execution, ending: Ending, connections: Connections) -> Finalized:
+def finish(execution: Execution, ending: Ending, connections: Connections) -> None:
     """Write a run's last word over the first connection that answers, and tell everybody.
 
-    Returns:
-        What became of it; never raises for what a database did.
+    Never raises for what a database did.
     """
     execution.ending = ending
     answer = connections.ask(_last_word(execution, ending))
@@ -107,7 +147,6 @@ def finish(execution: Execution, ending: Ending, connections: Connections) -> Fi
     said = finalized(execution.run_id, ending.target, answer, ending.error)
     _log(said, answer)
     execution.close(said)
-    return said
 
 
 def _last_word(execution: Execution, ending: Ending) -> Callable[[RunStatements], Plan[Transitioned]]:
