@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from sqlalchemy import create_engine
 
+from statelatch.runs import create_tables
 from tests.runs import PATIENCE, everything
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ COMMAND = (sys.executable, "-m", "statelatch")
 NONE: Mapping[str, str] = MappingProxyType({})
 
 Process = subprocess.Popen[bytes]
+
+FAMILY = "sleep 100 & echo $$ $!; wait"
+"""A command with a child of its own; says both their ids, then waits."""
+
+STUBBORN = "trap '' TERM INT HUP; sleep 100 & echo $$ $!; while true; do sleep 0.05; done"
+"""The same, and neither minds any signal that can be ignored."""
 
 
 @contextmanager
@@ -136,3 +143,26 @@ def rows(url: URL | str) -> list[Run]:
         return everything(engine)
     finally:
         engine.dispose()
+
+
+def make(url: str) -> None:
+    """Make the database with its table."""
+    engine = create_engine(url)
+    create_tables(engine)
+    engine.dispose()
+
+
+def only(url: str | URL) -> Run:
+    """The one run there is."""
+    (run,) = rows(url)
+    return run
+
+
+def pids(line: str) -> list[int]:
+    """The ids of processes in a line."""
+    return [int(word) for word in line.split()]
+
+
+def is_running(url: str | URL) -> bool:
+    """Whether the one run there is is running."""
+    return only(url).status == "running"

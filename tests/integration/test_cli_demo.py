@@ -1,16 +1,18 @@
 """`statelatch demo`: what it shows is what happened, and its counter counts."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from statelatch.cli import main
-from statelatch.cli.demo.files import find_files
+from statelatch.cli.demo.files import Files, find_files, hash_files
 from statelatch.cli.demo.scenes import SCENES, Told, faults
 from statelatch.cli.demo.stage import counter_works, overwritten, set_up
 from statelatch.errors import ConnectionFailureError
+from statelatch.runs import RunManager, create_tables
 from tests.command_line import in_terminal, seen
 from tests.runs import PATIENCE, nothing
 
@@ -59,6 +61,38 @@ def test_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
+
+
+def test_folder_that_cannot_be_entered(tmp_path: Path) -> None:
+    """A folder whose files cannot be asked for, here because their paths would be too long → left out."""
+    inside = tmp_path
+    while len(str(inside)) < 3900:
+        inside /= "f" * 100
+    inside.mkdir(parents=True)
+    (inside / ("f" * (4090 - len(str(inside)) - 1))).mkdir()  # a path has at most 4095 characters
+    (tmp_path / "file").write_bytes(b"12345")
+    assert find_files(tmp_path) == Files(paths=[tmp_path / "file"], size=5, cut=False)
+
+
+def test_file_with_nothing_to_read_yet(tmp_path: Path) -> None:
+    """A file that has nothing to read yet, as some of /proc have, here a FIFO → empty, and not waited for."""
+    os.mkfifo(tmp_path / "fifo")
+    writer = os.open(tmp_path / "fifo", os.O_RDWR)
+    with RunManager(create(tmp_path)) as manager:
+        run = manager.start(lambda: hash_files(Files(paths=[tmp_path / "fifo"], size=0, cut=False)))
+        try:
+            assert run.result(PATIENCE)["bytes"] == 0
+        finally:
+            os.close(writer)  # whoever waits for it sees its end
+
+
+def create(folder: Path) -> str:
+    """The URL of a new database with the table of the runs."""
+    url = f"sqlite:///{folder / 'runs.db'}"
+    engine = create_engine(url)
+    create_tables(engine)
+    engine.dispose()
+    return url
 
 
 def test_counter() -> None:

@@ -1,6 +1,8 @@
 """`statelatch runs`, `show` and `cancel`: what a person sees of runs, and what a program does."""
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,13 +10,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, create_engine, inspect
 from sqlalchemy.orm import Session
 
 from statelatch.cli import main
 from statelatch.cli.listing import Status
 from statelatch.runs import Run, RunLifecycle, RunManager, create_tables
-from tests.command_line import in_terminal, launched, rows, seen
+from tests.command_line import COMMAND, completed, in_terminal, launched, rows, seen
 from tests.runs import PATIENCE, at_gate, until_cancelled
 
 Call = Callable[..., tuple[int, str, str]]
@@ -127,9 +129,35 @@ def test_table_in_a_narrow_terminal(db: str) -> None:
 
 
 def test_no_runs(call: Call, tmp_path: Path) -> None:
-    """A database that is not there yet → made, with the table; a line on stderr that there are none."""
-    assert call("runs", "--db", f"sqlite:///{tmp_path / 'new.db'}") == (0, "", "statelatch: no runs\n")
-    assert rows(f"sqlite:///{tmp_path / 'new.db'}") == []
+    """A table without rows → a line on stderr that there are none."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    create_tables(create_engine(url))
+    assert call("runs", "--db", url) == (0, "", "statelatch: no runs\n")
+
+
+LOOKING = [("runs",), ("show", "abcd"), ("cancel", "abcd")]
+
+
+@pytest.mark.parametrize("command", LOOKING)
+@pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_no_database(call: Call, tmp_path: Path, command: tuple[str, ...], url: str) -> None:
+    """A file that is not there → said so, exit code 1, and it is not made."""
+    file = tmp_path / "none.db"
+    said = f"statelatch: {file}: there is no such database; `statelatch run` makes one\n"
+    assert call(command[0], "--db", url.format(file), *command[1:]) == (1, "", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_table(call: Call, database_url: URL) -> None:
+    """A database without the table → said so, exit code 1, and the table is not made."""
+    said = "no run was ever started in this database; `statelatch run` starts one\n"
+    for command in LOOKING:
+        db = database_url.render_as_string(hide_password=False)
+        code, out, err = call(command[0], "--db", db, *command[1:])
+        assert (code, out, err.partition(": no ")[2]) == (1, "", said.removeprefix("no "))
+    engine = create_engine(database_url)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
 
 
 def test_default_database(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +165,14 @@ def test_default_database(call: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("STATELATCH_DB", raising=False)
+    assert call("runs")[0] == 1
+    assert list(tmp_path.iterdir()) == []
+    assert completed("run", "--", "true")[0] == 0
     assert call("runs")[0] == 0
     assert [file.name for file in tmp_path.rglob("*.db")] == ["runs.db"]
 
     monkeypatch.setenv("STATELATCH_DB", f"sqlite:///{tmp_path / 'other.db'}")
+    assert completed("run", "--", "true")[0] == 0
     assert call("runs")[0] == 0
     assert (tmp_path / "other.db").exists()
 
@@ -188,6 +220,19 @@ def test_not_found(call: Call, db: str, command: str, given: str, code: int, sai
     assert call(command, "--db", db, given) == (code, "", f"statelatch: {said}\n")
 
 
+@pytest.mark.parametrize(("status", "minutes", "shown"), [("running", -3, 1), ("running", 3, 0), ("completed", -3, 0)])
+def test_show_of_a_lost_worker(call: Call, db: str, status: str, minutes: int, shown: int) -> None:
+    """A running run whose lease has expired → said so, and for how long; else not."""
+    engine = create_engine(db)
+    with Session(engine) as session:
+        lease = datetime.now(UTC) + timedelta(minutes=minutes)
+        session.add(run(UUID(int=5), 3, status=status, finished_at=None, lease_owner="w", lease_expires_at=lease))
+        session.commit()
+    engine.dispose()
+    _, out, _ = call("show", "--db", db, str(UUID(int=5)))
+    assert len(re.findall(r"lease expired 3m0\ds ago: its worker is gone", out)) == shown
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------
 
 
@@ -225,8 +270,16 @@ def test_cancel_ended(call: Call, db: str, force: tuple[str, ...]) -> None:
 
 ERRORS = [
     (("runs", "--db", "nonsense"), 2, "database URL: "),
-    (("runs", "--db", "sqlite:////no/such/folder/x.db"), 1, "sqlite:////no/such/folder/x.db did not answer (connect)"),
+    (("runs", "--db", "sqlite:////dev"), 1, "sqlite:////dev did not answer (connect)"),
     (("show", "--db", "postgresql://u:secret@127.0.0.1:1/x", "abcd"), 1, "postgresql://u:***@127.0.0.1:1/x did not"),
+    (("runs", "--db", ""), 2, "--db, or STATELATCH_DB: expected a URL, found an empty text"),
+    (("run", "--db", " ", "--", "true"), 2, "--db, or STATELATCH_DB: expected a URL, found an empty text"),
+    (("runs", "--db", "postgresql://h:secret/x"), 2, "database URL: expected a number as port; write /, : and"),
+    (("runs", "--db", "postgresql+asyncpg://u@h/x"), 2, "database URL: postgresql+asyncpg is asynchronous, and"),
+    (("runs", "--db", "sqlite+aiosqlite:///x.db"), 2, "database URL: sqlite+aiosqlite is asynchronous, and"),
+    (("runs", "--db", "mysql://u@127.0.0.1:1/x?no=1"), 2, "database URL: its parameters are not understood: "),
+    (("runs", "--db", "sqlite:////dev/null?timeout=abc"), 2, "database URL: its parameters are not understood: "),
+    (("runs", "--db", "sqlite:////dev/null?no=1"), 2, "database URL: its parameters are not understood: "),
     (("run", "--key", "\udcff", "--", "true"), 2, r"key: expected text in UTF-8, found '\udcff'"),
     (("run", "--grace", "nan", "--", "true"), 2, "--grace: expected 0 to 86400 seconds, found nan"),
     (("run", "--grace", "-1", "--", "true"), 2, "--grace: expected 0 to 86400 seconds, found -1.0"),
@@ -240,6 +293,62 @@ def test_errors(call: Call, arguments: tuple[str, ...], code: int, said: str) ->
     (line,) = err.splitlines()
     assert (given, out) == (code, "")
     assert line.startswith(f"statelatch: {said}")
+
+
+def test_variable_that_is_empty(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STATELATCH_DB is set and empty → refused, lest runs go into another database than the one that was meant."""
+    monkeypatch.setenv("STATELATCH_DB", "")
+    code, _, err = call("runs")
+    assert (code, err.startswith("statelatch: --db, or STATELATCH_DB: expected a URL")) == (2, True)
+
+
+def test_limit_that_no_database_knows(call: Call, db: str) -> None:
+    """More rows than a database can be asked for → wrong usage."""
+    code, out, err = call("runs", "--db", db, "--limit", str(10**30))
+    assert (code, out, "'--limit'" in err) == (2, "", True)
+
+
+def in_shell(script: str, *arguments: str) -> tuple[int, str]:
+    """`statelatch` with these arguments as `"$@"` of a shell script: exit code and stderr."""
+    done = subprocess.run(["sh", "-c", script, "sh", *COMMAND, *arguments], capture_output=True, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+NOWHERE = [
+    ('"$@" >&-', "bad file descriptor", ("runs",)),
+    ('"$@" >&-', "bad file descriptor", ("diagram", "statelatch.runs:RunLifecycle")),
+    ('"$@" >/dev/full', "no space left on device", ("runs",)),
+]
+
+
+@pytest.mark.parametrize(("script", "reason", "arguments"), NOWHERE)
+def test_output_that_cannot_be_written(
+    db: str, monkeypatch: pytest.MonkeyPatch, script: str, reason: str, arguments: tuple[str, ...]
+) -> None:
+    """Standard output is closed, or full → one line that says so, and 1."""
+    monkeypatch.setenv("STATELATCH_DB", db)
+    assert in_shell(script, *arguments) == (1, f"statelatch: standard output: {reason}\n")
+
+
+def test_output_in_ascii(tmp_path: Path) -> None:
+    """Standard output has no code for a character → it is spelled out."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    fill(url)
+    engine = create_engine(url)
+    with Session(engine) as session:
+        session.add(run(UUID(int=5), 3, name="日本"))
+        session.commit()
+    engine.dispose()
+    code, out, err = completed("runs", "--db", url, environment={"PYTHONIOENCODING": "ascii"})
+    assert (code, rb"\u65e5\u672c" in out, err) == (0, True, b"")
+
+
+def test_folder_that_is_gone(tmp_path: Path) -> None:
+    """The current folder has been removed → one line that says so."""
+    (tmp_path / "gone").mkdir()
+    leave = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"'
+    said = "statelatch: the current folder is gone; change to another\n"
+    assert in_shell(leave, "diagram", "statelatch.runs:RunLifecycle") == (1, said)
 
 
 def test_reader_gone(db: str) -> None:

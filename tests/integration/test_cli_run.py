@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from statelatch.runs import Run
 from tests.command_line import (
     COMMAND,
-    catches,
+    FAMILY,
     completed,
     ended,
     eventually,
@@ -22,38 +21,19 @@ from tests.command_line import (
     is_alive,
     launched,
     line_of,
+    only,
+    pids,
     rows,
     seen,
 )
+from tests.databases import on
 from tests.runs import PATIENCE
-
-FAMILY = "sleep 100 & echo $$ $!; wait"
-"""A command with a child of its own; says both their ids, then waits."""
-
-STUBBORN = "trap '' TERM INT HUP; sleep 100 & echo $$ $!; while true; do sleep 0.05; done"
-"""The same, and neither minds any signal that can be ignored."""
 
 
 @pytest.fixture
 def db(tmp_path: Path) -> str:
     """The URL of a database that is not there yet."""
     return f"sqlite:///{tmp_path / 'runs.db'}"
-
-
-def only(url: str | URL) -> Run:
-    """The one run there is."""
-    (run,) = rows(url)
-    return run
-
-
-def pids(line: str) -> list[int]:
-    """The ids of processes in a line."""
-    return [int(word) for word in line.split()]
-
-
-def is_running(url: str | URL) -> bool:
-    """Whether the one run there is is running."""
-    return only(url).status == "running"
 
 
 # -- how a command ends -------------------------------------------------------------------------------------
@@ -136,9 +116,45 @@ def test_stderr_gone(db: str) -> None:
     assert (code, only(db).error) == (3, "lost lost too")
 
 
+@on("sqlite", "postgresql")  # a driver of each kind that opens files and sockets past Python
+def test_descriptors(database_url: URL) -> None:
+    """A file that we were given open → the command's, too; nothing else is, no socket of a database for instance."""
+    read, write = os.pipe()
+    os.write(write, b"hello")
+    script = (
+        "import os, sys\n"
+        "for number in os.listdir('/proc/self/fd'):\n"
+        "    if os.path.lexists(f'/proc/self/fd/{number}'): print(number)\n"  # not that of the listing itself
+        "print(os.read(int(sys.argv[1]), 100).decode())"
+    )
+    command = [*COMMAND, "run", "-q", "--", sys.executable, "-c", script, str(read)]
+    db = {"STATELATCH_DB": database_url.render_as_string(hide_password=False)}
+    done = subprocess.run(
+        command, pass_fds=(read,), capture_output=True, timeout=PATIENCE, env={**os.environ, **db}, check=False
+    )
+    os.close(read)
+    os.close(write)
+    *numbers, given = done.stdout.decode().split()
+
+    assert (done.returncode, sorted(map(int, numbers)), given) == (0, [0, 1, 2, read], "hello")
+
+
+def test_orphans_are_buried(db: str) -> None:
+    """A process that is left to us dies while the command runs → it is buried at once, and the command goes on."""
+    with launched("run", "--db", db, "--", "sh", "-c", "(sleep 0.01 & echo $!); read -r line; exit 3") as process:
+        (orphan,) = pids(line_of(process))
+        assert eventually(lambda: not is_alive(orphan))
+        assert (process.poll(), only(db).status) == (None, "running")
+        process.communicate(b"\n", timeout=PATIENCE)
+
+    assert (process.returncode, only(db).status) == (3, "failed")
+
+
 def test_closed_descriptors() -> None:
     """Standard streams that are closed are filled, so that no socket of a database takes their place."""
-    script = "import os; from statelatch.cli.run import open_standard_streams as fill; fill(); os.fstat(0), os.fstat(2)"
+    script = (
+        "import os; from statelatch.cli.terminal import open_standard_streams as fill; fill(); os.fstat(0), os.fstat(2)"
+    )
     shell = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", script]
     assert subprocess.run(shell, timeout=PATIENCE, check=False).returncode == 0
 
@@ -149,102 +165,6 @@ def test_closed_streams(db: str) -> None:
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], timeout=PATIENCE, check=False)
 
     assert (done.returncode, only(db).status, only(db).error) == (3, "failed", "exit code 3")
-
-
-# -- signals ------------------------------------------------------------------------------------------------
-
-
-def test_ctrl_c(db: str) -> None:
-    """Ctrl-C at a terminal → the command and its child, which minds no SIGINT, are gone at once; cancelled; 130."""
-    with in_terminal("run", "--db", db, "--grace", "1000", "--", "sh", "-c", FAMILY) as (process, person):
-        shown = seen(person, until="\n") + seen(person, until="\n")
-        os.write(person, b"\x03")
-        after = seen(person)
-        code = process.wait()
-
-    assert (code, only(db).status, only(db).error) == (130, "cancelled", None)
-    assert f"run {only(db).id}" in shown
-    assert f"run {only(db).id} was cancelled" in after
-    assert [pid for pid in pids(shown.splitlines()[1]) if is_alive(pid)] == []
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signal(db: str, number: int, code: int) -> None:
-    """SIGTERM and SIGHUP → passed on to the whole group; cancelled; 128 + the signal."""
-    with launched("run", "--db", db, "--", "sh", "-c", FAMILY) as process:
-        family = pids(line_of(process))
-        process.send_signal(number)
-        assert ended(process)[0] == code
-
-    assert (only(db).status, only(db).version) == ("cancelled", 3)
-    assert [pid for pid in family if is_alive(pid)] == []
-
-
-def test_ignored_signal(db: str) -> None:
-    """A signal that was ignored from the start, as by nohup → ignored."""
-    command = [*COMMAND, "run", "--db", db, "--", "sh", "-c", "echo; read -r line"]
-    with subprocess.Popen(
-        ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        line_of(process)
-        assert not catches(process, signal.SIGHUP)
-        process.send_signal(signal.SIGHUP)
-        process.communicate(b"\n", timeout=PATIENCE)
-
-    assert (process.returncode, only(db).status) == (0, "completed")
-
-
-def test_grace(db: str) -> None:
-    """A command and a child that mind no signal → killed after the grace period; cancelled; still 143."""
-    with launched("run", "--db", db, "--grace", "0.2", "--", "sh", "-c", STUBBORN) as process:
-        family = pids(line_of(process))
-        process.terminate()
-        assert ended(process)[0] == 143
-
-    assert only(db).status == "cancelled"
-    assert [pid for pid in family if is_alive(pid)] == []
-
-
-def test_second_ctrl_c(db: str) -> None:
-    """A second SIGINT → SIGKILL at once, however long the grace period; cancelled; 130."""
-    with launched("run", "--db", db, "--grace", "1000", "--", "sh", "-c", STUBBORN) as process:
-        family = pids(line_of(process))
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        while b"SIGINT passed on" not in process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        assert ended(process)[0] == 130
-
-    assert only(db).status == "cancelled"
-    assert [pid for pid in family if is_alive(pid)] == []
-
-
-def test_completed_all_the_same(db: str) -> None:
-    """A command that ends with 0 after Ctrl-C → it has completed: exit code 0."""
-    with launched(
-        "run", "--db", db, "--", "sh", "-c", "trap 'exit 0' INT; echo; while true; do sleep 0.05; done"
-    ) as it:
-        line_of(it)
-        it.send_signal(signal.SIGINT)
-        assert ended(it)[0] == 0
-
-    assert only(db).status == "completed"
-
-
-def test_signal_before_the_command(db: str, tmp_path: Path) -> None:
-    """SIGTERM while the run is still being written → the command never starts; cancelled; 143."""
-    assert completed("runs", "--db", db)[0] == 0  # makes the table
-    with closing(sqlite3.connect(tmp_path / "runs.db")) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with launched("run", "--db", db, "--", "touch", str(tmp_path / "started")) as process:
-            assert eventually(lambda: catches(process, signal.SIGTERM))
-            process.terminate()
-            other.rollback()
-            assert ended(process)[0] == 143
-
-    assert only(db).status == "cancelled"
-    assert not (tmp_path / "started").exists()
 
 
 # -- another terminal -----------------------------------------------------------------------------------------
@@ -340,3 +260,13 @@ def test_without_the_extra() -> None:
     assert done.stderr.decode() == (
         "statelatch: the command line needs typer and rich: pip install 'statelatch[cli]'\n"
     )
+
+
+def test_help_warns_of_passwords(db: str) -> None:
+    """The help says that a program which asks the terminal for a password fails, and it does."""
+    _, out, _ = completed("run", "--help")
+    with in_terminal("run", "--db", db, "--", "sh", "-c", "(: </dev/tty) || exit 7") as (process, person):
+        seen(person)
+        code = process.wait(PATIENCE)
+
+    assert (b"/dev/tty" in out, code) == (True, 7)

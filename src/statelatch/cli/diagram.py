@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from statelatch.cli.terminal import put
 from statelatch.diagrams import Format, load_machine, render
 from statelatch.errors import RequestError
 
@@ -37,7 +38,7 @@ def diagram(
     Mermaid and table need nothing else; dot needs pydot, svg and png need pydot and Graphviz.
     """
     chosen = fmt or _format_of(output)
-    if chosen is Format.PNG and output is None and sys.stdout.isatty():
+    if chosen is Format.PNG and output is None and _is_terminal():
         raise RequestError("png is not for a terminal; add -o FILE, or pipe it into a program")
     rendered = render(load_machine(machine), chosen)
     if output is None:
@@ -59,9 +60,11 @@ def _format_of(output: Path | None) -> Format:
 
 def _print(rendered: str | bytes) -> None:
     """To a terminal as text in its encoding, to a pipe as UTF-8."""
-    if isinstance(rendered, str) and not sys.stdout.isatty():
-        rendered = rendered.encode()
-    typer.echo(rendered, nl=False)
+    put(rendered.encode() if isinstance(rendered, str) and not _is_terminal() else rendered)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]  None: closed
 
 
 def _write(output: Path, rendered: str | bytes) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from statelatch.cli.database import DatabaseOption, opened
+from statelatch.cli.database import DatabaseOption, existing
 from statelatch.cli.identity import find_run
 from statelatch.cli.tables import many_runs, one_run
-from statelatch.cli.terminal import console, say
+from statelatch.cli.terminal import console, put, say
 from statelatch.errors import RowNotFoundError, TransitionRefusedError
 from statelatch.runs import RunManager
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Status", "cancel", "runs", "show"]
 
 NOTHING_DONE = 1
+MOST = 2**31 - 1  # rows that every database can be asked for
 
 
 class Status(StrEnum):
@@ -51,14 +52,14 @@ def runs(
         str | None, typer.Option(metavar="NAME", help="Only runs with this name.", show_default=False)
     ] = None,
     status: Annotated[Status | None, typer.Option(help="Only runs in this state.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="At most so many.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List runs, the newest first. With --json, one object a line."""
-    with opened(db) as adapter, RunManager(adapter) as manager:
+    with existing(db) as adapter, RunManager(adapter) as manager:
         found = manager.runs(key=key, name=name, status=status, limit=limit)
         if as_json:
-            typer.echo("".join(f"{_as_json(run, adapter.mapping)}\n" for run in found), nl=False)
+            put("".join(f"{_as_json(run, adapter.mapping)}\n" for run in found))
         elif found:
             terminal = console()
             terminal.print(many_runs(found, terminal.width))
@@ -68,10 +69,10 @@ def runs(
 
 def show(run: RunArgument, *, db: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """Show everything about one run."""
-    with opened(db) as adapter, RunManager(adapter) as manager, _known(run):
+    with existing(db) as adapter, RunManager(adapter) as manager, _known(run):
         found = manager.get(find_run(adapter, run))
         if as_json:
-            typer.echo(_as_json(found, adapter.mapping))
+            put(f"{_as_json(found, adapter.mapping)}\n")
         else:
             console().print(one_run(found, _values(found, adapter.mapping)))
 
@@ -92,10 +93,10 @@ def cancel(
     \b
     Exit code:
       0  it is cancelled, or was asked to stop
-      1  it had ended already, there is no such run, or the database did not answer
+      1  it had ended already, there is no such run or database, or the database did not answer
       2  wrong usage, or several runs have such an id
     """  # noqa: D301  a backspace: click keeps these lines as they are
-    with opened(db) as adapter, RunManager(adapter) as manager, _known(run):
+    with existing(db) as adapter, RunManager(adapter) as manager, _known(run):
         run_id = find_run(adapter, run)
         try:
             done = manager.cancel(run_id, force=force)
@@ -103,7 +104,7 @@ def cancel(
             say(f"run {run_id} had ended already, as {refused.state}; nothing was written")
             raise typer.Exit(NOTHING_DONE) from None
     asked = "asked to stop; --force would end it at once"
-    typer.echo(f"run {run_id}: {'cancelled' if done.written else asked}")
+    put(f"run {run_id}: {'cancelled' if done.written else asked}\n")
 
 
 @contextmanager

@@ -2,14 +2,20 @@
 
 Rules:
 
-- stdin and stdout are the command's own; stderr passes through `stderr.Relay`.
+- stdin and stdout are the command's own; stderr passes through `stderr.Relay`. Whatever else this process was
+  given open, the command is given, too; what this process opens itself is not inherited (PEP 446).
 - A signal goes to the whole process group. Who is still there after the grace period is killed.
 - When the command itself has ended, what it left in its group is ended, too, by SIGTERM and then SIGKILL: a run
   that is over does no more work, and the next one of its key does not meet the last one's.
 - A command that was told to stop before it began never begins.
+- What was left to us while it runs is buried when it dies. The command's own death is waited for by one thread.
+
+It is not told to die with us (prctl PR_SET_PDEATHSIG): only the command's process itself could ask for that, before
+it executes the command, and Python must not run there in a process that has threads.
 
 A session of its own, because Ctrl-C at a terminal goes to everyone in the foreground group: the command would get
-it twice, and a second time uninvited. It can still read the terminal.
+it twice, and a second time uninvited. It can still read the terminal by its stdin; the session has no controlling
+terminal, so /dev/tty cannot be opened.
 """
 
 from __future__ import annotations
@@ -68,15 +74,19 @@ class ChildProcess:
     Args:
         grace: seconds between the request to stop and SIGKILL.
         stderr: file descriptor to which the command's stderr is passed on.
+        buries: whether every child of this process that dies meanwhile is buried: see `adopt_orphans`.
 
     Attributes:
         exit: how the command ended; None until then.
+        begun: False if it has not begun, and then, if it was told to stop, it never will.
     """
 
-    def __init__(self, *, grace: float = GRACE, stderr: int = 2) -> None:
+    def __init__(self, *, grace: float = GRACE, stderr: int = 2, buries: bool = False) -> None:
         self.exit: Exit | None = None
+        self.begun = False
         self._grace = grace
         self._stderr = stderr
+        self._buries = buries
         self._lock = threading.Lock()
         self._group: int | None = None  # while somebody may be in it
         self._stopped_by: signal.Signals | None = None
@@ -100,6 +110,7 @@ class ChildProcess:
         with self._lock:
             if self._stopped_by is not None:
                 return None
+            self.begun = True
             try:
                 process, relay = self._spawned(command)
             except OSError as error:
@@ -119,24 +130,39 @@ class ChildProcess:
             self._stopped_by = self._stopped_by or signal.Signals(number)
             return self._end(number)
 
-    def kill(self) -> None:
-        """Send the group SIGKILL."""
+    def kill(self) -> bool:
+        """Send the group SIGKILL.
+
+        Returns:
+            Whether anybody was there.
+        """
+        with self._lock:
+            if self._group is None:
+                return False
+            self._killed_at = self._killed_at or time.monotonic()
+            return _send(self._group, signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send the group a signal that does not ask it to stop, if anybody is there."""
         with self._lock:
             if self._group is not None:
-                self._killed_at = self._killed_at or time.monotonic()
-                _send(self._group, signal.SIGKILL)
+                _send(self._group, number)
 
     def _spawned(self, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], Relay]:
         read, write = os.pipe()
         try:
             relay = Relay(read, self._stderr)
             relay.start()
-            process = subprocess.Popen(command, stderr=write, start_new_session=True)  # noqa: S603  as the user said
+            process = subprocess.Popen(  # noqa: S603  as the user said
+                command, stderr=write, start_new_session=True, close_fds=False
+            )
         finally:
             os.close(write)
         return process, relay
 
     def _watched(self, process: subprocess.Popen[bytes], relay: Relay) -> Exit:
+        if self._buries:
+            _bury_others(process.pid)
         returncode = process.wait()
         with self._lock:
             stopped_by = self._stopped_by
@@ -191,15 +217,25 @@ def _is_there(group: int) -> bool:
     return _send(group, 0)
 
 
-def adopt_orphans() -> None:
+def _bury_others(command: int) -> None:
+    """Wait until the command is dead, which stays to be buried; bury every other child that dies before."""
+    while (status := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and status.si_pid != command:
+        os.waitpid(status.si_pid, 0)
+
+
+def adopt_orphans() -> bool:
     """On Linux, become the parent of what commands leave behind, so as to see at once that it is gone.
 
     Otherwise that is up to the init process, which buries the dead sooner or later, in some containers never. It
     concerns every child of this process, so it is for the command line only.
+
+    Returns:
+        Whether they are left to us from now on.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return False
 
 
 def _not_begun(name: str, error: OSError) -> Exit:

@@ -1,7 +1,8 @@
 """`statelatch run`: a command as a persisted run.
 
-The command runs in a worker thread of the run manager, signals are passed on to it by another, and the main thread
-waits. No signal is answered with a database statement, so that Ctrl-C works when the database does not.
+The command runs in a worker thread of the run manager, the manager in a thread of its own, signals are passed on by
+another, and the main thread waits. No signal is answered with a database statement, so that Ctrl-C works when the
+database does not: a signal that finds no command gives up on the database, which has a last moment to answer.
 """
 
 from __future__ import annotations
@@ -9,31 +10,35 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from statelatch.cli.database import DatabaseOption, opened
-from statelatch.cli.process import GRACE, ChildProcess, Exit, adopt_orphans
+from statelatch.cli.database import DatabaseOption, is_named, opened
+from statelatch.cli.process import GRACE, ChildProcess, adopt_orphans
+from statelatch.cli.signals import Signals
 from statelatch.cli.terminal import log_to_stderr, say
 from statelatch.errors import ActiveRunExistsError, RequestError
 from statelatch.runs import Finalized, Outcome, RunCancelled, RunManager, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
-    from statelatch.adapter import PersistenceAdapter
-
-__all__ = ["CommandFailed", "open_standard_streams", "run"]
+__all__ = ["CommandFailed", "run"]
 
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
 NOT_RUN = 1
 SIGNALLED = 128
 LONGEST_NAME = 255
 LONGEST_GRACE = 86_400
+
+LAST_MOMENT = 2.0
+"""Seconds that the database has to answer when it has been given up."""
 
 
 class CommandFailed(Exception):  # noqa: N818  an exit code, not a mistake of ours
@@ -65,9 +70,14 @@ def run(
     own; statelatch says a few lines on stderr. If it fails, the last lines of its stderr become the run's error
     text. The command line is kept in the run's row.
 
-    Ctrl-C, SIGTERM, SIGHUP and `statelatch cancel` ask the command and all processes in its group to stop, and
-    kill them after --grace seconds; a second Ctrl-C kills them at once. Processes that the command leaves behind
-    in its group are ended, too.
+    Ctrl-C, SIGTERM, SIGHUP, SIGQUIT and `statelatch cancel` ask the command and all processes in its group to stop,
+    and kill them after --grace seconds; a second Ctrl-C kills them at once. Processes that the command leaves
+    behind in its group are ended, too. While the database does not answer, Ctrl-C before the command began, and a
+    second one after its end, give it up. Ctrl-Z stops the command and statelatch; nobody keeps the run's lease then.
+
+    The command is in a session of its own, without a controlling terminal: it may read its input from the terminal,
+    but a program that opens /dev/tty to ask for a password, as ssh and sudo do, fails. If statelatch itself is
+    killed by SIGKILL, the command goes on.
 
     \b
     Exit code: the command's own; 128 + N if signal N ended it; else
@@ -78,6 +88,7 @@ def run(
       127  there is no such command
       129  it was cancelled by SIGHUP
       130  it was cancelled by Ctrl-C
+      131  it was cancelled by SIGQUIT
       143  it was cancelled by SIGTERM or `statelatch cancel`
     A command that ends with 0 has completed, whatever was asked meanwhile.
     """  # noqa: D301  a backspace: click keeps these lines as they are
@@ -86,38 +97,63 @@ def run(
     _check_text(key=key, name=name)
     if not 0 <= grace <= LONGEST_GRACE:
         raise RequestError(f"--grace: expected 0 to {LONGEST_GRACE} seconds, found {grace}; nothing was written")
-    open_standard_streams()
+    is_named(db)
     log_to_stderr()
-    with opened(db) as adapter:
-        code = _run(adapter, command, Manner(key=key, name=name or _name_of(command), grace=grace, quiet=quiet))
-    raise typer.Exit(code)
+    manner = Manner(db=db, key=key, name=name or _name_of(command), grace=grace, quiet=quiet)
+    child = ChildProcess(grace=grace, buries=adopt_orphans())
+    raise typer.Exit(_attended(Attempt(command=command, manner=manner, child=child)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
     """How a command is to be run."""
 
+    db: str | None
     key: str | None
     name: str | None
     grace: float
     quiet: bool
 
 
-def _run(adapter: PersistenceAdapter, command: Sequence[str], manner: Manner) -> int:
-    adopt_orphans()
-    child = ChildProcess(grace=manner.grace)
-    _pass_signals_to(child, manner)
-    with RunManager(adapter) as manager:
+@dataclass(kw_only=True)
+class Attempt:
+    """A command on its way, and the id of its run, once it is known."""
+
+    command: Sequence[str]
+    manner: Manner
+    child: ChildProcess
+    run_id: UUID | None = None
+
+
+def _attended(attempt: Attempt) -> int:
+    """Run the command in another thread; wait for the end of its run, or until a signal gives that up."""
+    over = threading.Event()
+    signals = Signals(attempt.child, passed_on=partial(_say_passed_on, attempt.manner), give_up=partial(_give_up, over))
+    signals.begin()
+    with ThreadPoolExecutor(1, thread_name_prefix="statelatch-run") as threads:
+        running = threads.submit(_run, attempt)
+        running.add_done_callback(lambda _: over.set())
+        over.wait()
+        if not running.done():
+            _end_at_once(attempt)
+        return running.result()
+
+
+def _run(attempt: Attempt) -> int:
+    manner, child = attempt.manner, attempt.child
+    with opened(manner.db) as adapter, RunManager(adapter) as manager:
+        work = partial(_work, child)
         try:
-            handle = manager.start(partial(_work, child), key=manner.key, name=manner.name, command=command)
+            handle = manager.start(work, key=manner.key, name=manner.name, command=attempt.command)
         except ActiveRunExistsError as busy:
             say(f"key {busy.run_key!r} is busy: run {busy.run_id} holds it; the command was not started")
             return BUSY
+        attempt.run_id = handle.id
         if not manner.quiet:
-            say(f"run {handle.id}" + (f" ({manner.key})" if manner.key else ""), dim=True)
+            say(f"run {handle.id}" + (f" ({manner.key})" if manner.key else ""), dim=True, waits=False)
         said = handle.wait()
-    _report(said, child.exit, manner)
-    return _exit_code(said, child)
+    _report(said, child, manner)
+    return _exit_code(child, cancelled=said.target == "cancelled")
 
 
 def _work(child: ChildProcess, *, command: Sequence[str]) -> None:
@@ -133,64 +169,52 @@ def _work(child: ChildProcess, *, command: Sequence[str]) -> None:
 # -- signals ----------------------------------------------------------------------------------------------
 
 
-def _pass_signals_to(child: ChildProcess, manner: Manner) -> None:
-    """Signals go to the child from now on, until this process ends.
-
-    They arrive in a pipe, from which a thread reads them. A handler in Python would run in the main thread, and not
-    before that wakes up: a signal that comes just before it goes to sleep would not wake it.
-
-    This stays so when the run is over: a signal then must not change an exit code that is due. What was ignored
-    from the start, by nohup for instance, stays ignored.
-    """
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _into_the_pipe)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide exit codes
-    threading.Thread(target=_pass_on, args=(read, child, manner), name="statelatch-signals", daemon=True).start()
+def _say_passed_on(manner: Manner, number: signal.Signals) -> None:
+    if not manner.quiet:
+        again = ", or at the next Ctrl-C" if number == signal.SIGINT else ""
+        say(f"{number.name} passed on; SIGKILL follows in {manner.grace:g} s{again}", dim=True, waits=False)
 
 
-def _into_the_pipe(_number: int, _frame: object) -> None:
-    """Nothing is left to do: a handler in Python is what makes the interpreter write to the pipe."""
+def _give_up(over: threading.Event) -> None:
+    """The database has one last moment; what it answers in it is as if nobody had given it up."""
+    moment = threading.Timer(LAST_MOMENT, over.set)
+    moment.daemon = True
+    moment.start()
 
 
-def _pass_on(arriving: int, child: ChildProcess, manner: Manner) -> None:
-    interrupted = False
-    while number := int.from_bytes(os.read(arriving, 1)):
-        if number == signal.SIGINT and interrupted:
-            child.kill()
-            continue
-        interrupted = interrupted or number == signal.SIGINT
-        if child.stop(number) and not manner.quiet:
-            again = ", or at the next Ctrl-C" if interrupted else ""
-            say(f"{signal.Signals(number).name} passed on; SIGKILL follows in {manner.grace:g} s{again}", dim=True)
+def _end_at_once(attempt: Attempt) -> NoReturn:
+    """End the process with the threads that wait for the database; what they had begun there is rolled back."""
+    what = "its end could not be saved" if attempt.child.begun else "the command was not started"
+    run = f"run {attempt.run_id}: {what}, and its row was left as it is" if attempt.run_id else what
+    say(f"{run}: the database did not answer", waits=False)
+    os._exit(_exit_code(attempt.child, cancelled=True))
 
 
 # -- the end ----------------------------------------------------------------------------------------------
 
 
-def _report(said: Finalized, ended: Exit | None, manner: Manner) -> None:
-    """Say what the command itself cannot say."""
+def _report(said: Finalized, child: ChildProcess, manner: Manner) -> None:
+    """Say what the command itself cannot say; to a reader who does not read only if nobody wants us to stop."""
+    tell = partial(say, waits=child.stopped_by is None)
+    ended = child.exit
     if said.target == "failed" and not (ended and ended.began):
-        say(ended.text if ended else f"the command was not started: {said.error}")
+        tell(ended.text if ended else f"the command was not started: {said.error}")
     match said.outcome:
         case Outcome.UNSAVED:
             cause = "" if said.target == "failed" else f": {said.error}"  # of a failure the error is the command's
-            say(f"run {said.run_id}: its row was left as it is, not {said.target}{cause}")
+            tell(f"run {said.run_id}: its row was left as it is, not {said.target}{cause}")
         case Outcome.NO_OP if said.state != said.target:
-            say(f"run {said.run_id} has ended meanwhile as {said.state}; {said.target} was not written")
+            tell(f"run {said.run_id} has ended meanwhile as {said.state}; {said.target} was not written")
         case _ if said.state == "cancelled" and not manner.quiet:
-            say(f"run {said.run_id} was cancelled", dim=True)
+            tell(f"run {said.run_id} was cancelled", dim=True)
         case _:
             pass
 
 
-def _exit_code(said: Finalized, child: ChildProcess) -> int:
+def _exit_code(child: ChildProcess, *, cancelled: bool) -> int:
     ended = child.exit
     if ended is None:  # it never began
-        return SIGNALLED + (child.stopped_by or signal.SIGTERM) if said.target == "cancelled" else NOT_RUN
+        return SIGNALLED + (child.stopped_by or signal.SIGTERM) if cancelled else NOT_RUN
     if ended.code and ended.stopped_by:
         return SIGNALLED + ended.stopped_by
     return ended.code
@@ -209,12 +233,3 @@ def _check_text(**texts: str | None) -> None:
             (value or "").encode()
         except UnicodeEncodeError as error:
             raise RequestError(f"{label}: expected text in UTF-8, found {value!r}; nothing was written") from error
-
-
-def open_standard_streams() -> None:
-    """Fill what of 0, 1 and 2 is closed: a database's file or socket in that place would be written to."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)

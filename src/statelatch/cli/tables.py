@@ -94,8 +94,18 @@ def one_run(run: RunColumns, values: Mapping[str, Any]) -> Table:
         if value is not None:
             style = STYLES.get(run.status, "") if name == "status" else ""
             table.add_row(text(name), text(_shown(value), style))
-    table.add_row(text("duration"), text(duration(run, datetime.now(UTC))))
+    now = datetime.now(UTC)
+    table.add_row(text("duration"), text(duration(run, now)))
+    if gone := _worker_gone(run, now):
+        table.add_row(text("note"), text(gone, "red"))
     return table
+
+
+def _worker_gone(run: RunColumns, now: datetime) -> str | None:
+    if run.status != "running" or not run.lease_expired or run.lease_expires_at is None:
+        return None
+    ago = _seconds((now - run.lease_expires_at) / timedelta(seconds=1))
+    return f"lease expired {ago} ago: its worker is gone"
 
 
 def _shown(value: object) -> str:

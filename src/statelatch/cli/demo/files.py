@@ -67,7 +67,7 @@ def _regular_files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def _is_wanted(folder: Path) -> bool:
     hidden = folder.name.startswith(".") or folder.name in {"node_modules", "__pycache__"}
-    return not hidden and not (folder / "pyvenv.cfg").exists()
+    return not hidden and not os.access(folder / "pyvenv.cfg", os.F_OK)
 
 
 def hash_files(files: Files) -> dict[str, object]:
@@ -94,10 +94,15 @@ def hash_files(files: Files) -> dict[str, object]:
 def _hashed(path: Path, deadline: float) -> tuple[bytes, int]:
     digest, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             while (chunk := file.read(CHUNK)) and time.monotonic() <= deadline:
                 digest.update(chunk)
                 size += len(chunk)
     except OSError:  # gone, or made unreadable, meanwhile: it counts as empty
         pass
     return digest.digest(), size
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Some files of /proc and /sys have nothing to read yet."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
