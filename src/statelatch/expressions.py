@@ -7,10 +7,9 @@ in UTC, to the microsecond where the database has them, and the same for a whole
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-from typing import cast as typing_cast
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Boolean, DateTime, Double, Enum, Float, String, cast, literal
+from sqlalchemy import Boolean, DateTime, Double, Enum, Float, String, literal, type_coerce
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
@@ -79,7 +78,7 @@ class StoredState(TypeDecorator[Any]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """The state whose stored text this is."""
-        stored = typing_cast("Any", self.kind).bind_processor(dialect) or str
+        stored = cast("Any", self.kind).bind_processor(dialect) or str
         return next((state for state in self.states if stored(state) == value), value)
 
 
@@ -97,7 +96,7 @@ class from_now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.f
     def __init__(self, seconds: float | ColumnElement[Any]) -> None:
         double: Double[float] = Double()  # MariaDB's FLOAT would round a year's lease to seconds
         offset = seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), double)
-        super().__init__(cast(offset, double))
+        super().__init__(type_coerce(offset, double))
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  used like sqlalchemy.func
@@ -169,17 +168,19 @@ def _now_mariadb(element: now, compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(from_now, "postgresql")
 def _from_now_postgresql(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+    seconds = f"CAST({compiler.process(element.clauses, **kw)} AS FLOAT8)"
+    return f"(statement_timestamp() + make_interval(secs => {seconds}))"
 
 
 @compiles(from_now, "sqlite")
 def _from_now_sqlite(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({compiler.process(element.clauses, **kw)}) || ' seconds')"
+    seconds = f"CAST({compiler.process(element.clauses, **kw)} AS FLOAT)"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
 
 
 @compiles(from_now, "mysql", "mariadb")
 def _from_now_mariadb(element: from_now, compiler: SQLCompiler, **kw: Any) -> str:
-    microseconds = f"round(1000000 * {compiler.process(element.clauses, **kw)})"
+    microseconds = f"round(1000000 * ({compiler.process(element.clauses, **kw)}))"
     return f"(utc_timestamp(6) + interval {microseconds} microsecond)"
 
 
