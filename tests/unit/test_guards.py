@@ -1,10 +1,12 @@
 """Guards: the SQL that each spelling becomes, and why some cannot become any."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import JSON, LargeBinary, Text, select
+from sqlalchemy import CHAR, JSON, LargeBinary, Numeric, Text, Uuid, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, synonym
@@ -35,6 +37,10 @@ class Job(TransitionColumns, Base):
     local: Mapped[datetime | None]
     payload: Mapped[Any | None] = mapped_column(JSON())
     blob: Mapped[bytes | None] = mapped_column(LargeBinary())
+    price: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+    code: Mapped[str] = mapped_column(CHAR(6))
+    one: Mapped[UUID]
+    other: Mapped[str] = mapped_column(Uuid(as_uuid=False))
     attempts = synonym("tries")
     a: Mapped[bool]  # named like a state
     name: Mapped[bool]  # named like an attribute of every machine
@@ -165,6 +171,12 @@ UNTRANSLATED = {
     "keyed": "guard 'keyed' takes key: str",
     "payload": "the truth value of the SQL type JSON() is not Python's",
     "blob": "the truth value of the SQL type LargeBinary() is not Python's",
+    "price": "the truth value of the SQL type Numeric(precision=10, scale=2) is not Python's",
+    "price < 3": "values of the SQL type Numeric(precision=10, scale=2) are not compared in SQL",
+    "code": "PostgreSQL pads CHAR with blanks",
+    "code == 'abc'": "PostgreSQL pads CHAR with blanks",
+    "one == other": "it compares uuid with uuid as text",
+    "one < one": "it orders UUIDs",
     "payload == 3": "values of the SQL type JSON() are not compared in SQL",
     "tries == 'x'": "it compares integer with text",
     "tries == True": "it compares integer with truth",
