@@ -60,18 +60,6 @@ with RunManager(url, heartbeat=0.2) as manager:
     say(state=said.state, version=said.version, outcome=said.outcome)
 """
 
-WAIT_FOR_CTRL_C = """
-def function():
-    asked = threading.Event()
-    current_run().on_cancel(asked.set)
-    say(run=current_run().id)
-    assert asked.wait(20)
-    current_run().raise_if_cancelled()
-
-with RunManager(url) as manager:
-    manager.start(function).wait()
-"""
-
 LEAVE_AND_WAIT = """
 def function():
     asked = threading.Event()
@@ -83,6 +71,8 @@ def function():
 with RunManager(url) as manager:
     manager.start(function)
 """
+
+WAIT_FOR_CTRL_C = LEAVE_AND_WAIT.rstrip() + ".wait()\n"
 
 END_WITHOUT_A_WORD = """
 manager = RunManager(url, heartbeat=0.01)
