@@ -1,165 +1,42 @@
-"""Random guards, judged twice: by python-statemachine on a restored row, and by the database in SQL.
+"""Random events, judged twice: by python-statemachine on restored rows, and by the database in one guarded UPDATE.
 
-The rows are few and their values nearer to one another than in life: what is equal, nearly equal, NULL, falsy,
-or differs by case, accent or a trailing blank is there on purpose. Every expression that is drawn here must be
-translated; what the engine then does with each row must be what the predicate says, an exception included.
+An event has one to three edges, of one or two source states; what is drawn here must be translated. Python is
+the judge: a row must be moved where Python moves it, to the state that Python chooses, and be left where it refuses
+or raises.
 """
 
 from __future__ import annotations
 
 import enum
-import random
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import uuid4
 
 from hypothesis import example
 from hypothesis import strategies as st
-from sqlalchemy import BigInteger, Double, Engine, Enum, Float, String, Text, false, select
-from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from statemachine import State, StateMachine
+from sqlalchemy import Engine, false, select, update
+from statemachine import State
 from statemachine.exceptions import TransitionNotAllowed
+from statemachine.spec_parser import replace_operators
+from statemachine.transition_list import TransitionList
 
-from statelatch import MachineMapping, PersistenceAdapter, framework
-from statelatch.columns import TransitionColumns, UTCDateTime, state_text
-from statelatch.interpreter import build_machine
+from statelatch import MachineMapping, framework
+from statelatch.event_statements import EventStatements
 from statelatch.statements import Statements
+from statelatch.writes import set_order
+from tests.guarded import TEXTS, TWINS, VALUES, Guarded, Judging, is_small
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hypothesis.strategies import SearchStrategy
     from sqlalchemy import ColumnElement
 
-__all__ = ["Base", "Guarded", "Verdict", "by_database", "by_machine", "guards", "insert_rows", "mapping_of", "subtle"]
+    Row = Mapping[str, Any]
 
-ROWS = 30
-LIMIT = 2
-
-
-class Kind(enum.Enum):
-    """An Enum with a falsy member."""
-
-    PLAIN = "plain"
-    ODD = ""
-
-    def __bool__(self) -> bool:
-        """Whether it is plain."""
-        return bool(self.value)
-
-
-class Base(DeclarativeBase):
-    """Base of the entity here."""
-
-
-class Guarded(TransitionColumns, Base):
-    """A row with two columns of each kind that guards may compare, all of them nullable."""
-
-    __tablename__ = "guarded"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(state_text(8))
-    flag: Mapped[bool | None]
-    other_flag: Mapped[bool | None]
-    count: Mapped[int | None]
-    size: Mapped[int | None]
-    big: Mapped[int | None] = mapped_column(BigInteger())
-    score: Mapped[float | None] = mapped_column(Float(24))  # single precision
-    ratio: Mapped[float | None] = mapped_column(Double())
-    title: Mapped[str | None] = mapped_column(String(40))
-    label: Mapped[str | None] = mapped_column(Text())
-    kind: Mapped[Kind | None] = mapped_column(Enum(Kind))
-    word: Mapped[str | None] = mapped_column(Enum("yes", "no", "", name="word"))
-    at: Mapped[datetime | None] = mapped_column(UTCDateTime())
-    due: Mapped[datetime | None] = mapped_column(UTCDateTime())
-    local: Mapped[datetime | None]
-    day: Mapped[date | None]
-    holiday: Mapped[date | None]
-    reference: Mapped[UUID | None]
-    origin: Mapped[UUID | None]
-    v: Mapped[bool | None]
-
-    @hybrid_property
-    def large(self) -> bool | None:
-        """NULL in SQL where it is None in Python."""
-        return None if self.count is None else self.count > LIMIT
-
-    @large.inplace.expression
-    @classmethod
-    def _large(cls) -> ColumnElement[bool]:
-        return cls.count > LIMIT
-
-    @hybrid_property
-    def busy(self) -> bool | None:
-        """A Python half alone, of which SQLAlchemy would keep the last term."""
-        return self.flag and self.count is not None and (self.count > 2 or not self.other_flag)
-
-    @hybrid_property
-    def idle(self) -> bool:
-        """A Python half that asks another."""
-        return not self.busy or self.size == self.count
-
-    @hybrid_method
-    def exceeds(self, least: int) -> bool:
-        """A Python half with a parameter, which raises where the row has no size."""
-        return self.size > least or self.title == "a"  # pyright: ignore
-
-    @hybrid_method
-    def at_least(self, least: int, slack: int = 1) -> bool:
-        """A guard with a parameter, and one with a default."""
-        return self.size is not None and self.size >= least - slack
-
-    @at_least.inplace.expression
-    @classmethod
-    def _at_least(cls, least: Any, slack: Any = 1) -> ColumnElement[bool]:
-        return cls.size >= least - slack
-
+__all__ = ["PARAMETERS", "Drawn", "DrawnEdge", "Judge", "Verdict", "by_predicates", "by_update", "events", "subtle"]
 
 PARAMETERS = {"least": 2}
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-TEXTS = ["", " ", "a", "A", "a ", "á", "ab", "ss", "ß", "Z", "z", "100%", "a_b", "\\", "'", "\U0001f600", "\uffff", "v"]
-NUMBERS = [-1, 0, 1, 2, 3, 2**31 - 1]
-FLOATS = [-1.0, -0.0, 0.0, 0.1, 1 / 3, 1.0, 2.0, 2.5, 16777217.0]
-MOMENTS = [NOON, NOON + timedelta(microseconds=1), NOON + timedelta(hours=1)]
-DAYS = [date(2026, 3, 1), date(2026, 3, 2)]
-IDS = [UUID(int=1), UUID(int=1 << 127), UUID("00000000-0000-7000-8000-000000000001")]
-
-VALUES: dict[str, list[Any]] = {
-    "flag": [True, False],
-    "other_flag": [True, False],
-    "count": NUMBERS,
-    "size": NUMBERS,
-    "big": [0, 1, 2**53, 2**53 + 1, -(2**63)],
-    "score": FLOATS,
-    "ratio": FLOATS,
-    "title": TEXTS,
-    "label": TEXTS,
-    "kind": list(Kind),
-    "word": ["yes", "no", ""],
-    "at": MOMENTS,
-    "due": MOMENTS,
-    "local": [NOON.replace(tzinfo=None)],
-    "day": DAYS,
-    "holiday": DAYS,
-    "reference": IDS,
-    "origin": IDS,
-    "v": [True, False],
-}
-
-
-def insert_rows(adapter: PersistenceAdapter, extremes: Mapping[str, list[Any]]) -> list[Mapping[str, Any]]:
-    """Insert the rows, with further values by column, and return them as they are read: each value occurs."""
-    draw = random.Random(20260301)
-    options = {name: [None, *values, *extremes.get(name, [])] for name, values in VALUES.items()}
-    for number in range(ROWS):
-        first = number < max(map(len, options.values()))
-        row = {name: each[number % len(each)] if first else draw.choice(each) for name, each in options.items()}
-        with adapter.engine.begin() as connection:
-            connection.execute(Guarded.__table__.insert().values(state="a", **row))  # pyright: ignore
-    return [adapter.load(key).values for key in range(1, ROWS + 1)]
-
 
 # -- expressions ------------------------------------------------------------------------------------
 
@@ -173,16 +50,23 @@ def constants(*values: object) -> list[str]:
 
 
 FAMILIES: list[tuple[list[str], list[str], list[str]]] = [
-    (["count", "size"], constants(0, 1, 2, 3), ORDERED),
-    (["count", "big", "size"], constants(2**53 + 1, 0, 2), ORDERED),
-    (["score", "ratio", "count"], constants(0.1, 0, 2, 2.5, 16777216), ORDERED),
-    (["title", "label"], constants(*TEXTS), ORDERED),
+    (["count", "size", "amount"], constants(0, 1, 2, 3, True), ORDERED),
+    (["count", "big", "size", "flag"], constants(2**53 + 1, 0, 2, False), ORDERED),
+    (["score", "ratio", "count", "flag"], constants(0.1, 0, 2, 2.5, 16777216, True), ORDERED),
+    (["title", "label", "first"], constants(*TEXTS), ORDERED),
     (["at", "due"], [], ORDERED),
     (["day", "holiday"], [], ORDERED),
-    (["flag", "other_flag"], constants(True, False), ORDERED),
+    (["flag", "other_flag"], constants(True, False, 1, 0, 0.5), ORDERED),
     (["reference", "origin"], [], EQUAL),
 ]
 """Columns, constants and operators that go together."""
+
+MEMBERS: list[tuple[str, list[str]]] = [
+    ("tone", constants("a", "b", "", "A", "loud")),
+    ("rank", constants(0, 1, 2, True, 1.5)),
+    ("word", constants("yes", "no", "", "YES", "other")),
+]
+"""Enum columns, and constants with which their members compare."""
 
 
 def comparisons(columns: list[str], literals: list[str], operators: list[str]) -> SearchStrategy[str]:
@@ -198,59 +82,128 @@ def comparisons(columns: list[str], literals: list[str], operators: list[str]) -
     )
 
 
-NAMES = st.sampled_from([*VALUES, "large", "at_least", "busy", "idle", "exceeds"])
-TESTED, TESTS = st.sampled_from([*VALUES, "large"]), st.sampled_from(EQUAL)
-NULLS = st.tuples(TESTED, TESTS).map(lambda drawn: f"{drawn[0]} {drawn[1]} None")
-STATES = st.sampled_from(["In('a')", "In('b')", "In('a', 'b')", "In('nowhere')", "In()", "1", "0", "''"])
+def of_members(column: str, literals: list[str]) -> SearchStrategy[str]:
+    """An Enum column between constants, or before one."""
+    literal, operator = st.sampled_from(literals), st.sampled_from(ORDERED)
+    return st.one_of(
+        st.tuples(st.just(column), operator, literal).map(" ".join),
+        st.tuples(literal, operator, st.just(column), operator, literal).map(" ".join),
+    )
+
+
+NAMES = st.sampled_from(
+    sorted({*VALUES, "large", "at_least", "busy", "idle", "balanced", "exceeds", *TWINS} - {"v", "is_small"})
+)
+NULLS = st.tuples(st.sampled_from(sorted({*VALUES, "large", "amount"} - {"v"})), st.sampled_from([*EQUAL * 4, "<"]))
+STATES = st.sampled_from(["In('a')", "In('b')", "In('a', 'b')", "In('nowhere')", "In()", "In(3)"])
+CONSTANTS = st.sampled_from(["1", "0", "''", "1 < 2", "'a' < 3", "1 == True", "2 < count < 1 < size"])
+COMPARED = st.one_of(
+    *(comparisons(*family) for family in FAMILIES),
+    *(of_members(*family) for family in MEMBERS),
+)
 # A lone `v` is a column; inside of an expression it means `or`.
 LEAVES = st.one_of(
-    NAMES.filter(lambda name: name != "v"),
-    NULLS.filter(lambda text: not text.startswith("v ")),
+    NAMES,
+    NULLS.map(lambda drawn: f"{drawn[0]} {drawn[1]} None"),
     STATES,
+    CONSTANTS,
     *(comparisons(*family) for family in FAMILIES),
+    *(of_members(*family) for family in MEMBERS),
 )
 
 
 def _joined(parts: SearchStrategy[str]) -> SearchStrategy[str]:
-    words = st.sampled_from([" and ", " or ", " ^ ", " v "])
+    words, condition = st.sampled_from([" and ", " or ", " ^ ", " v "]), st.one_of(COMPARED, STATES)
+    value = st.one_of(st.sampled_from(["flag", "other_flag", "True", "1"]), condition.map("({})".format))
+    operand = st.one_of(condition, parts.map("not ({})".format)).map("({})".format)
     return st.one_of(
         st.tuples(parts, words, parts).map(lambda drawn: f"({''.join(drawn)})"),
         st.tuples(parts, words, parts, words, parts).map("".join),
         st.tuples(st.sampled_from(["not ", "!"]), parts).map(lambda drawn: f"{drawn[0]}({drawn[1]})"),
+        st.tuples(operand, st.sampled_from(ORDERED), value).map(" ".join),
+        st.tuples(value, st.sampled_from(ORDERED), operand).map(" ".join),
     )
 
 
 EXPRESSIONS = st.recursive(LEAVES, _joined, max_leaves=5)
-guards: SearchStrategy[tuple[list[str], list[str]]] = st.tuples(
-    st.lists(st.one_of(EXPRESSIONS, st.just("v")), max_size=2, unique=True),
-    st.lists(EXPRESSIONS, max_size=1),
-)
-"""What stands under `cond` and under `unless`."""
 
 
-SUBTLE: list[tuple[list[str], list[str]]] = [
-    (["score == 0.1"], []),
-    (["score < 2.5", "ratio < 2.5"], []),
-    (["!(score >= ratio)"], []),
-    (["ratio != ratio"], []),
-    (["title"], []),
-    (["label == ' '"], ["title"]),
-    (["title > 'Z'"], ["title == 'a'"]),
-    (["kind or word"], []),
-    (["not large"], []),
-    (["busy"], ["idle"]),
-    (["exceeds"], []),
-    (["flag or !exceeds"], []),
-    (["v"], ["In('b')"]),
-    (["count > 0 or count == None"], []),
-    (["count == None or count > 0"], []),
-    (["1 < count < size"], []),
+@dataclass(frozen=True)
+class DrawnEdge:
+    """One transition, with what stands under `cond` and under `unless`."""
+
+    source: str
+    target: str
+    cond: tuple[Any, ...] = ()
+    unless: tuple[Any, ...] = ()
+
+
+Drawn = tuple[DrawnEdge, ...]
+"""The transitions of one event, in the order in which the machine declares them."""
+
+_GUARDS = st.one_of(EXPRESSIONS, EXPRESSIONS, EXPRESSIONS, st.sampled_from(["v", is_small]))
+
+
+def _key(guard: Any) -> object:
+    """What python-statemachine tells guards by, roughly: without parentheses and quotes."""
+    return guard if callable(guard) else "".join(each for each in replace_operators(guard) if each not in "() '\"")
+
+
+def _edges(sources: str) -> SearchStrategy[DrawnEdge]:
+    return st.builds(
+        DrawnEdge,
+        source=st.sampled_from(sources),
+        target=st.sampled_from("abcd"),
+        cond=st.lists(_GUARDS, max_size=2, unique_by=_key).map(tuple),
+        unless=st.lists(_GUARDS, max_size=1).map(tuple),
+    )
+
+
+def _told_apart(drawn: Drawn) -> bool:
+    """Whether no two guards of a transition are one to python-statemachine."""
+    return all(len({*map(_key, edge.cond + edge.unless)}) == len(edge.cond + edge.unless) for edge in drawn)
+
+
+events: SearchStrategy[Drawn] = st.lists(_edges("aab"), min_size=1, max_size=3).map(tuple).filter(_told_apart)
+"""The transitions of one event."""
+
+
+def of(*cond: str, unless: tuple[str, ...] = ()) -> Drawn:
+    """An event with one transition."""
+    return (DrawnEdge("a", "b", cond, unless),)
+
+
+SUBTLE: list[Drawn] = [
+    of("score == 0.1"),
+    of("score < 2.5", "ratio < 2.5"),
+    of("!(score >= ratio)"),
+    of("ratio != ratio"),
+    of("title"),
+    of("label == ' '", unless=("title",)),
+    of("title > 'Z'", unless=("title == 'a'",)),
+    of("kind or word"),
+    of("not large"),
+    of("busy", unless=("idle",)),
+    of("exceeds"),
+    of("flag or !exceeds"),
+    of("v", unless=("In('b')",)),
+    of("count > 0 or count == None"),
+    of("count == None or count > 0"),
+    of("1 < count < size"),
+    of("word == ''"),
+    of("'a' <= tone < 'b'"),
+    of("rank < 1.5 or flag == 1"),
+    of("(count > 1) == flag"),
+    of("flag < (size >= count)"),
+    of("count > None or flag"),
+    (DrawnEdge("a", "b", ("size > 1",)), DrawnEdge("a", "c", ("flag",))),
+    (DrawnEdge("a", "a", ("is_heavy",)), DrawnEdge("b", "d", (is_small,)), DrawnEdge("a", "c", ("!is_heavy",))),
 ]
 """Each has once been wrong, or would be if it were done simply."""
 
 
 def subtle(test: Callable[..., None]) -> Callable[..., None]:
-    """Try these guards always, besides those that are drawn."""
+    """Try these events always, besides those that are drawn."""
     for drawn in SUBTLE:
         test = example(drawn=drawn)(test)
     return test
@@ -260,48 +213,116 @@ def subtle(test: Callable[..., None]) -> Callable[..., None]:
 
 
 class Verdict(enum.Enum):
-    """What becomes of an event."""
+    """What becomes of an event that moves nothing; else it is the state that is entered."""
 
-    MOVED = enum.auto()
     REFUSED = enum.auto()
     RAISED = enum.auto()
 
 
-def mapping_of(cond: list[str], unless: list[str]) -> MachineMapping:
-    """The mapping of a machine with these guards."""
+def mapping_of(drawn: Drawn) -> MachineMapping:
+    """The mapping of a machine with this event, with the twins of what is Python in it."""
 
-    class Machine(StateMachine):
+    class Machine(Judging):
         a = State(initial=True)
-        b = State(final=True)
-        go = a.to(b, cond=cond, unless=unless)
+        b = State()
+        c = State()
+        d = State(final=True)
+        wander = a.to(b) | b.to(c) | c.to(d) | c.to(a)
+        go = _transitions(drawn, {"a": a, "b": b, "c": c, "d": d})
 
-    return MachineMapping(machine=Machine, entity=Guarded)
+    transitions: list[Any] = [*Machine.a.transitions, *Machine.b.transitions]
+    specs = [spec for transition in transitions for spec in transition.cond]
+    used = {name for spec in specs for name in (framework.names_in(spec) or {spec.attr_name})}
+    return MachineMapping(
+        machine=Machine,
+        entity=Guarded,
+        assigns={state: {"entered": state} for state in "bc"},
+        guards={name: twin for name, twin in TWINS.items() if name in used},
+    )
 
 
-def by_machine(mapping: MachineMapping, row: Mapping[str, Any]) -> Verdict:
-    """What python-statemachine does with the row."""
-    machine = build_machine(mapping.machine, mapping.restored(row), mapping.state)
-    try:
-        framework.send(machine, "go", PARAMETERS)
-    except TransitionNotAllowed:
-        return Verdict.REFUSED
-    except TypeError:
-        return Verdict.RAISED
-    return Verdict.MOVED
+def _transitions(drawn: Drawn, states: Mapping[str, State]) -> TransitionList:
+    made = TransitionList()
+    for edge in drawn:
+        made = made | states[edge.source].to(states[edge.target], cond=[*edge.cond], unless=[*edge.unless])  # pyright: ignore
+    return made
 
 
-def by_database(mapping: MachineMapping, engine: Engine) -> list[Verdict]:
-    """What the database says of each row, by key."""
-    event = Statements(mapping, update_returning=False, insert_returning=False).event("go")
+class Judge:
+    """One machine for all rows: its model's contents are swapped. A guard raises before anything has changed.
+
+    It is built on a row without NULL: the framework reads every guard then, and some raise where they are read.
+    """
+
+    def __init__(self, mapping: MachineMapping) -> None:
+        full = {"id": 0, "state": "a"} | {name: values[0] for name, values in VALUES.items()}
+        model = mapping.restored(full)
+        self._machine: Any = mapping.machine(model, state_field=mapping.state)
+        self._contents: dict[str, Any] = vars(model)
+
+    def verdict(self, row: Row) -> Verdict | str:
+        """What python-statemachine does with the row."""
+        framework.rest(self._machine)
+        self._contents.update(row)
+        try:
+            framework.send(self._machine, "go", PARAMETERS)
+        except TransitionNotAllowed:
+            return Verdict.REFUSED
+        except TypeError:
+            return Verdict.RAISED
+        return self._machine.model.state
+
+
+def event_of(mapping: MachineMapping, engine: Engine) -> EventStatements:
+    """The event's statements; it must have been compiled."""
+    event = Statements(mapping, engine.dialect).event("go")
     assert event.compiled, event.reasons
-    truth = event.edges[0].truth()
-    raises = false() if truth.raises is None else truth.raises
-    statement = select(truth.passes(), raises).select_from(Guarded).order_by(Guarded.id)
+    return event
+
+
+_BOUND = {f"event_{name}": value for name, value in PARAMETERS.items()}
+
+
+def by_update(event: EventStatements, engine: Engine) -> list[str | None]:
+    """The state that the guarded UPDATE moves each row to, by key; None if it leaves the row alone.
+
+    It is taken back. What it writes besides the state is looked at: the version, and what its target assigns.
+    """
+    order = set_order(event.sets)
+    assert order is not None
+    moving = update(Guarded).ordered_values(*((column, event.sets[column]) for column in order)).where(event.anywhere)
+    tokens = {name: uuid4() for name in event.token_parameters}
+    looking = select(Guarded.state, Guarded.version, Guarded.entered).order_by(Guarded.id)
     with engine.connect() as connection:
-        found = connection.execute(statement, {f"event_{name}": value for name, value in PARAMETERS.items()}).all()
-    return [_verdict(*each) for each in found]
+        connection.execute(moving, {**_BOUND, **tokens})
+        found = connection.execute(looking).all()
+        connection.rollback()
+    return [_moved(*each) for each in found]
 
 
-def _verdict(passes: bool | None, raises: bool | None) -> Verdict:
-    assert None not in {passes, raises}, "a predicate was NULL"
-    return Verdict.RAISED if raises else Verdict.MOVED if passes else Verdict.REFUSED
+def _moved(state: str, version: int, entered: str | None) -> str | None:
+    assert version in {1, 2}
+    assert entered == (state if version == 2 and state in "bc" else None)
+    return state if version == 2 else None
+
+
+def by_predicates(event: EventStatements, engine: Engine) -> list[Verdict | str]:
+    """What the predicates of the edges say of each row, by key, if they are read as Python reads guards."""
+    truths = [(edge, edge.truth()) for edge in event.edges]
+    predicates = [each for _, truth in truths for each in (truth.passes(), _or_false(truth.raises))]
+    looking = select(Guarded.state, *(each.label(f"p{n}") for n, each in enumerate(predicates))).order_by(Guarded.id)
+    with engine.connect() as connection:
+        found = connection.execute(looking, _BOUND).all()
+    return [_judged(event, state, said) for state, *said in found]
+
+
+def _or_false(raises: ColumnElement[bool] | None) -> ColumnElement[bool]:
+    return false() if raises is None else raises
+
+
+def _judged(event: EventStatements, state: str, said: Sequence[bool | None]) -> Verdict | str:
+    assert None not in said, "a predicate was NULL"
+    for edge, passes, raises in zip(event.edges, said[::2], said[1::2], strict=True):
+        if edge.source == state and (passes or raises):
+            return Verdict.RAISED if raises else edge.target
+    return Verdict.REFUSED

@@ -1,7 +1,7 @@
 """What must hold of a mapping, checked when it is built; what is wrong is a `ConfigurationError`.
 
 It says what to change, before any statement is sent.
-The order is the one in which a reader would mend it: machine, entity, columns, states, assigns, callbacks.
+The order is the one in which a reader would mend it: machine, entity, columns, states, assigns, callbacks, guards.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     ClauseElement,
-    Column,
-    ColumnElement,
     Integer,
-    SelectBase,
     SmallInteger,
     String,
     Table,
@@ -26,32 +22,31 @@ from sqlalchemy import (
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
 from sqlalchemy.orm import Mapper
-from sqlalchemy.sql import visitors
 from statemachine import StateChart
 
 from statelatch import framework
 from statelatch.errors import ConfigurationError
-from statelatch.guards import NOT_PARAMETERS
+from statelatch.guard_checks import check_guards, columns_of_row
+from statelatch.parameters import bound_in, check_bound
 from statelatch.writes import clause_of, set_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from statemachine import State
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["check"]
+__all__ = ["bits", "check", "check_entity", "misfit"]
 
 
 def check(mapping: MachineMapping) -> None:
     """Raise `ConfigurationError` for what could fail later."""
     _check_machine(mapping.machine)
-    _check_entity(mapping.entity)
+    check_entity(mapping.entity, "entity")
     _check_columns(mapping)
     _check_states(mapping)
     _check_assigns(mapping)
     _check_callbacks(mapping)
+    check_guards(mapping)
 
 
 def _check_machine(machine: object) -> None:
@@ -93,13 +88,14 @@ def _check_flat(machine: type[StateChart[Any]], state: State) -> None:
             )
 
 
-def _check_entity(entity: type[Any]) -> None:
+def check_entity(entity: type[Any], role: str) -> None:
+    """Raise `ConfigurationError` for a class whose rows are not of one table."""
     try:
         mapper: object = inspect_entity(entity)
     except (NoInspectionAvailable, SQLAlchemyError) as error:
-        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r} ({error})") from error
+        raise ConfigurationError(f"{role}: expected a declarative class, found {entity!r} ({error})") from error
     if not isinstance(mapper, Mapper):
-        raise ConfigurationError(f"entity: expected a declarative class, found {entity!r}; pass the class itself")
+        raise ConfigurationError(f"{role}: expected a declarative class, found {entity!r}; pass the class itself")
     if mapper.version_id_col is not None:
         raise ConfigurationError(
             f"{entity.__name__} sets version_id_col: a flush would count as a transition; "
@@ -140,12 +136,12 @@ def _check_attribute(mapping: MachineMapping, attribute: str, where: str) -> Non
 def _check_states(mapping: MachineMapping) -> None:
     column = mapping.columns[mapping.state]
     for value in mapping.states:
-        problem = _misfit(column.type, value)
+        problem = misfit(column.type, value)
         if problem:
             raise ConfigurationError(f"{column}: the state value {value!r} does not fit: {problem}")
 
 
-def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
+def misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
     """What keeps a column of this type from holding this value."""
     match kind:
         case types.Enum(enum_class=type() as members):
@@ -163,11 +159,15 @@ def _misfit(kind: types.TypeEngine[Any], value: object) -> str | None:
         case Integer():
             if not isinstance(value, int):
                 return f"the column is an Integer, the value {type(value).__name__}"
-            bits = 16 if isinstance(kind, SmallInteger) else 64 if isinstance(kind, BigInteger) else 32
-            fits = -(1 << bits - 1) <= value < 1 << bits - 1
-            return None if fits else f"the column has {bits} bits; make it a larger Integer"
+            fits = -(1 << bits(kind) - 1) <= value < 1 << bits(kind) - 1
+            return None if fits else f"the column has {bits(kind)} bits; make it a larger Integer"
         case other:
             return f"the state column must be text, Enum or Integer, found {other!r}"
+
+
+def bits(kind: Integer) -> int:
+    """How wide an Integer column is."""
+    return 16 if isinstance(kind, SmallInteger) else 64 if isinstance(kind, BigInteger) else 32
 
 
 def _check_assigns(mapping: MachineMapping) -> None:
@@ -200,22 +200,7 @@ def _check_assigned(where: str, value: object) -> None:
             f"{where}: expected an SQL expression, a bindparam or a constant, found {value!r}; "
             "of text, make an expression with sqlalchemy.literal_column"
         )
-    for parameter in _parameters(clause):
-        if parameter.key in NOT_PARAMETERS:
-            raise ConfigurationError(
-                f"{where}: no event can have a parameter {parameter.key!r}: `send` or python-statemachine has an "
-                "argument of that name; rename it"
-            )
-        if parameter.expanding and not parameter.unique:
-            raise ConfigurationError(
-                f"{where}: the parameter {parameter.key!r} stands for a list, which one event cannot send; compute the "
-                "value in a callback"
-            )
-
-
-def _parameters(clause: ColumnElement[Any] | None) -> Iterator[BindParameter[Any]]:
-    nodes = visitors.iterate(clause) if clause is not None else ()
-    return (cast("BindParameter[Any]", node) for node in nodes if isinstance(node, BindParameter))
+    check_bound(where, clause)
 
 
 def _check_initial(mapping: MachineMapping) -> None:
@@ -223,19 +208,13 @@ def _check_initial(mapping: MachineMapping) -> None:
     initial = mapping.states[mapping.initial].id
     for attribute, value in mapping.assigns.get(initial, {}).items():
         clause = clause_of(value)
-        required = [parameter.key for parameter in _parameters(clause) if parameter.required]
-        if clause is not None and (required or _reads_row(clause)):
+        required = [parameter.key for parameter in bound_in(clause) if parameter.required]
+        if clause is not None and (required or list(columns_of_row(clause))):
             needed = f"the parameter {required[0]!r}" if required else "a column of the row"
             raise ConfigurationError(
                 f"assigns[{initial!r}][{attribute!r}]: it needs {needed}, and a new row enters {initial!r} with "
                 "neither; assign it under the events that come back to that state"
             )
-
-
-def _reads_row(clause: ClauseElement) -> bool:
-    """Whether it reads a column that is not a subquery's own."""
-    children = (child for child in clause.get_children() if not isinstance(child, SelectBase))
-    return isinstance(clause, Column) or any(_reads_row(child) for child in children)
 
 
 def _check_order(mapping: MachineMapping) -> None:
@@ -255,8 +234,8 @@ def _check_callbacks(mapping: MachineMapping) -> None:
     """Resolve every name that a callback or guard has, without evaluating any of them."""
     known = mapping.machine_names | mapping.model_names
     _check_invoke(mapping, known)
-    if framework.has_listeners(mapping.machine) or framework.has_own_init(mapping.machine):  # they may bring the name
-        return
+    # these may bring a name that no class shows
+    may_bring = framework.has_listeners(mapping.machine) or framework.has_own_init(mapping.machine)
     name, entity = mapping.machine.__name__, mapping.entity.__name__
     for state in mapping.states.values():
         for owner in (state, *state.transitions):
@@ -265,6 +244,8 @@ def _check_callbacks(mapping: MachineMapping) -> None:
                     names = framework.names_in(spec)
                 except ValueError as error:
                     raise ConfigurationError(f"{name}, {owner}: {error}") from error
+                if may_bring:
+                    continue
                 missing = names - known
                 if computed := names & _column_properties(mapping):
                     raise ConfigurationError(

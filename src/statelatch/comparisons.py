@@ -1,21 +1,23 @@
 """PURE: truth values and comparisons in SQL that answer as Python does, on every row and every database.
 
 - NULL is None: false in a condition, equal to itself, and `None < 3` raises.
-- Text is compared by code point, whatever the collation; a float as Python reads it.
-- Values of unlike types, and those that a database keeps otherwise than Python reads them, are not compared in
+- Text is compared by code point, whatever the collation; a float as Python reads it; a truth value as 0 or 1.
+- An Enum column and a constant are compared here, in Python, member by member; so are two constants.
+- Values of unlike kinds, and those that a database keeps otherwise than Python reads them, are not compared in
   SQL: decimals are floats on SQLite, CHAR is padded on PostgreSQL, MariaDB orders UUIDs in its own way.
 """
 
 from __future__ import annotations
 
 import ast
-import operator
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
     BindParameter,
+    Case,
     Column,
     ColumnElement,
+    Integer,
     and_,
     bindparam,
     case,
@@ -27,26 +29,25 @@ from sqlalchemy import (
     true,
     types,
 )
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
+from sqlalchemy.sql.elements import AsBoolean, BinaryExpression, BooleanClauseList, False_, True_
+from sqlalchemy.sql.functions import coalesce
 
 from statelatch.expressions import UTCDateTime, exact_float, exact_text
+from statelatch.kinds import COMPARISONS, NUMBERS, check_text, is_equality, kind_of, members_of
 from statelatch.truth import Truth, Untranslatable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 __all__ = ["compare", "never_null", "truth_of"]
 
-_ORDERINGS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
+Side = ColumnElement[Any] | object
+"""One side of a comparison: SQL, or a constant."""
 
 
-def truth_of(value: ColumnElement[Any] | object) -> Truth:
+def truth_of(value: Side) -> Truth:
     """Python's truth value: NULL, zero and empty text are false.
 
     Raises:
@@ -61,11 +62,9 @@ def truth_of(value: ColumnElement[Any] | object) -> Truth:
         case types.Integer() | types.Float():
             return Truth(func.coalesce(column, 0) != 0)
         case types.Enum() as kind:
-            members = cast("Iterable[object]", kind.enum_class or kind.enums)
-            return Truth(func.coalesce(column.in_([member for member in members if member]), false()))
-        case types.CHAR():
-            raise Untranslatable("PostgreSQL pads CHAR with blanks")
-        case types.String():
+            return Truth(_among(column, [member for member in members_of(kind) if member]))
+        case types.String() as kind:
+            check_text(kind)
             return Truth(func.coalesce(exact_text(column) != exact_text(literal("")), false()))
         case types.DateTime() | types.Date() | types.Time() | types.Uuid() | UTCDateTime():
             return Truth(column.is_not(None))
@@ -78,74 +77,90 @@ def never_null(clause: object) -> bool:
     match clause:
         case Column():
             return not clause.nullable
+        case True_() | False_():
+            return True
+        case BindParameter(unique=True, value=value):  # a constant, or the items of an IN
+            items = cast("list[object]", value) if clause.expanding else [cast("object", value)]
+            return all(item is not None for item in items)
+        case coalesce():
+            return any(never_null(part) for part in clause.clauses)
+        case AsBoolean():
+            return never_null(clause.element)
+        case Case():
+            return all(never_null(part) for part in (*(then for _, then in clause.whens), clause.else_))
         case BooleanClauseList():
             return all(never_null(part) for part in clause.clauses)
         case BinaryExpression(operator=operators.is_ | operators.is_not):
             return True
+        case BinaryExpression(operator=operators.custom_op()):
+            return False
         case BinaryExpression() if operators.is_comparison(clause.operator):
             return never_null(clause.left) and never_null(clause.right)
         case _:
             return False
 
 
-def _kind(value: ColumnElement[Any] | object) -> str:
-    """The class of values that Python compares with one another."""
-    if isinstance(value, ColumnElement):
-        return _column_kind(cast("ColumnElement[Any]", value).type)
-    kinds: dict[type, str] = {bool: "truth", int: "integer", float: "float", str: "text"}
-    return "big integer" if _is_big(value) else kinds.get(type(value), type(value).__name__)
-
-
-def _column_kind(of: types.TypeEngine[Any]) -> str:
-    match of:
-        case types.Boolean():
-            return "truth"
-        case types.BigInteger():
-            return "big integer"
-        case types.Integer():
-            return "integer"
-        case types.Float():
-            return "float"
-        case types.Enum():
-            return "enum"
-        case types.CHAR():
-            raise Untranslatable("PostgreSQL pads CHAR with blanks")
-        case types.String():
-            return "text"
-        case UTCDateTime():
-            return "instant"
-        case types.DateTime() as kind:
-            return "zoned time" if kind.timezone else "local time"
-        case types.Date():
-            return "date"
-        case types.Uuid() as kind:
-            return "uuid" if kind.as_uuid else "uuid as text"
-        case other:
-            raise Untranslatable(f"values of the SQL type {other!r} are not compared in SQL")
-
-
-def compare(left: ColumnElement[Any] | object, comparison: ast.cmpop, right: ColumnElement[Any] | object) -> Truth:
+def compare(left: Side, comparison: ast.cmpop, right: Side) -> Truth:
     """One comparison. `==` and `!=` know None; the orderings raise for it, as Python does.
 
     Raises:
-        Untranslatable: values of unlike types, or a constant compared with a constant.
+        Untranslatable: the two sides are of kinds that SQL does not compare as Python does.
     """
     left, right = _typed(left, right), _typed(right, left)
     columns = [cast("ColumnElement[Any]", side) for side in (left, right) if isinstance(side, ColumnElement)]
     if not columns:
-        raise Untranslatable("it compares two constants")
-    equality = isinstance(comparison, ast.Eq | ast.NotEq)
-    if equality and (left is None or right is None):
-        same = columns[0].is_(None)
-    else:
-        left, right = _comparable(left, right, ordered=not equality)
-        if not equality:
-            holds, unknown = _ORDERINGS[type(comparison)](left, right), [c for c in columns if not never_null(c)]
-            if not unknown:
-                return Truth(holds)
-            return Truth(func.coalesce(holds, false()), or_(*(column.is_(None) for column in unknown)))
+        return _answered(comparison, left, right)
+    if left is None or right is None:
+        return _with_none(columns[0], comparison)
+    if len(columns) == 1 and isinstance(columns[0].type, types.Enum):
+        return _by_member(columns[0], comparison, left, right)
+    left, right = _comparable(left, right, ordered=not is_equality(comparison))
+    if is_equality(comparison):
         same = _equal(left, right, columns)
-    return Truth(same if isinstance(comparison, ast.Eq) else not_(same))
+        return Truth(same if isinstance(comparison, ast.Eq) else not_(same))
+    holds, unknown = COMPARISONS[type(comparison)](left, right), [c for c in columns if not never_null(c)]
+    if not unknown:
+        return Truth(holds)
+    return Truth(func.coalesce(holds, false()), or_(*(column.is_(None) for column in unknown)))
+
+
+def _answered(comparison: ast.cmpop, left: object, right: object) -> Truth:
+    """Two constants."""
+    try:
+        holds = COMPARISONS[type(comparison)](left, right)
+    except TypeError:
+        return Truth(false(), true())
+    return Truth(true() if holds else false())
+
+
+def _with_none(column: ColumnElement[Any], comparison: ast.cmpop) -> Truth:
+    if not is_equality(comparison):
+        return Truth(false(), true())
+    return Truth(column.is_(None) if isinstance(comparison, ast.Eq) else column.is_not(None))
+
+
+def _by_member(column: ColumnElement[Any], comparison: ast.cmpop, left: Side, right: Side) -> Truth:
+    """An Enum column and a constant: what Python says of each value that the column may have."""
+    holding: list[object] = []
+    raising: list[object] = []
+    null = () if never_null(column) else (None,)
+    for value in (*members_of(cast("types.Enum", column.type)), *null):
+        sides = (value, right) if left is column else (left, value)
+        try:
+            if COMPARISONS[type(comparison)](*sides):
+                holding.append(value)
+        except Exception:  # noqa: BLE001  whatever the comparison of a member raises, the guard raises
+            raising.append(value)
+    return Truth(_among(column, holding), _among(column, raising) if raising else None)
+
+
+def _among(column: ColumnElement[Any], values: list[object]) -> ColumnElement[bool]:
+    """Where the column has one of these values, None for NULL; never NULL."""
+    members = [value for value in values if value is not None]
+    found = column.in_(members) if members else false()
+    if len(members) < len(values):
+        return or_(column.is_(None), found)
+    return found if never_null(column) else func.coalesce(found, false())
 
 
 def _typed(value: Any, other: Any) -> Any:
@@ -167,19 +182,22 @@ _ALIKE = (
 _EXACT: dict[str, Callable[[Any], ColumnElement[Any]]] = {"text": exact_text, "float": exact_float}
 
 
-def _is_big(value: object) -> bool:
-    """Whether a number is an integer that a float may not hold."""
-    return type(value) is int and abs(value) > 2**53
+def _as_number(side: Side) -> Side:
+    """A truth value as the number that it equals in Python."""
+    return sql_cast(cast("ColumnElement[Any]", side), Integer()) if isinstance(side, ColumnElement) else int(bool(side))
 
 
-def _comparable(left: Any, right: Any, *, ordered: bool) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    kinds = {_kind(left), _kind(right)}
+def _comparable(left: Side, right: Side, *, ordered: bool) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    kinds = {kind_of(left), kind_of(right)}
+    if "truth" in kinds and kinds & NUMBERS:
+        left, right = (_as_number(side) if kind_of(side) == "truth" else side for side in (left, right))
+        kinds = kinds - {"truth"} | {"integer"}
     if "enum" in kinds or (len(kinds) > 1 and not any(kinds <= alike for alike in _ALIKE)):
         raise Untranslatable(f"it compares {' with '.join(sorted(kinds))}")
     if ordered and kinds & {"uuid", "uuid as text"}:
         raise Untranslatable("it orders UUIDs, which MariaDB orders otherwise")
-    sides: list[ColumnElement[Any]] = [
-        side if isinstance(side, ColumnElement) else literal(side) for side in (left, right)
+    sides = [
+        cast("ColumnElement[Any]", side) if isinstance(side, ColumnElement) else literal(side) for side in (left, right)
     ]
     exact = next((_EXACT[kind] for kind in kinds if kind in _EXACT), None)
     if exact is not None:

@@ -4,6 +4,8 @@ Rules:
 
 - A name is a column, `hybrid_property` or `hybrid_method` of the entity. The arguments of a hybrid_method become
   bound parameters: they are the event's parameters.
+- What is Python (of the machine, of the entity, or a callable) has the SQL twin that the mapping registers for it,
+  or none. A twin is taken at its word: it never raises, and stands for all that Python finds under the name.
 - A hybrid with an SQL half of its own (`.expression`) is taken at its word. Of one without, the Python half is
   translated like a guard if it is a single `return` of conditions over `self`: to evaluate it at the class, as
   SQLAlchemy does, would lose every `and`, `or` and `is None` in it.
@@ -20,21 +22,32 @@ import inspect as pyinspect
 import textwrap
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, true
+from sqlalchemy import BindParameter, Column, ColumnElement, and_, bindparam, true
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import ColumnProperty
 
 from statelatch import framework
 from statelatch.comparisons import compare, truth_of
+from statelatch.kinds import unlike
 from statelatch.truth import Truth, Untranslatable, all_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from statemachine.callbacks import CallbackSpec
 
-__all__ = ["NOT_PARAMETERS", "PARAMETER", "Names", "event_parameter", "translate"]
+    from statelatch.comparisons import Side
+
+__all__ = [
+    "NOT_PARAMETERS",
+    "PARAMETER",
+    "Names",
+    "event_parameter",
+    "has_sql",
+    "translate",
+    "unlike_constants",
+]
 
 PARAMETER = "event_"
 
@@ -59,7 +72,11 @@ class Names(Protocol):
         """Whether the machine has an attribute of this name: the engine would evaluate it in Python, too."""
         ...
 
-    def in_state_id(self, state_id: str) -> ColumnElement[bool]:
+    def twin(self, name: str) -> ColumnElement[Any] | None:
+        """The SQL that the mapping registers for a guard that is Python."""
+        ...
+
+    def in_state_id(self, state_id: object) -> ColumnElement[bool]:
         """Where the machine is in the state with this id."""
         ...
 
@@ -74,11 +91,58 @@ def translate(spec: CallbackSpec, names: Names) -> Truth:
     Raises:
         Untranslatable: it needs Python.
     """
-    if not framework.is_name(spec):
-        raise Untranslatable(f"guard {spec.attr_name!r} is a Python callable")
-    tree = ast.parse(framework.guard_expression(spec), mode="eval")
-    truth = _Translation(names).predicate(tree.body)
+    truth = _Translation(names).predicate(_parsed(spec)) if framework.is_name(spec) else _of_callable(spec, names)
     return truth.negated() if framework.is_unless(spec) else truth
+
+
+def _parsed(spec: CallbackSpec) -> ast.expr:
+    return ast.parse(framework.guard_expression(spec), mode="eval").body
+
+
+def _of_callable(spec: CallbackSpec, names: Names) -> Truth:
+    twin = names.twin(spec.attr_name)
+    if twin is None:
+        raise Untranslatable(f"guard {spec.attr_name!r} is a Python callable")
+    return truth_of(twin)
+
+
+def has_sql(name: str, names: Names) -> bool:
+    """Whether this attribute of the entity is a condition in SQL by itself."""
+    try:
+        _Translation(names).truth_of_attribute(name)
+    except Untranslatable:
+        return False
+    return True
+
+
+def unlike_constants(spec: CallbackSpec, names: Names) -> Iterator[tuple[Column[Any], object]]:
+    """Each column that a guard compares with a constant with which Python cannot compare any of its values."""
+    nodes = ast.walk(_parsed(spec)) if framework.is_name(spec) else ()
+    for node in (node for node in nodes if isinstance(node, ast.Compare)):
+        operands = (node.left, *node.comparators)
+        for left, comparison, right in zip(operands, node.ops, operands[1:], strict=False):
+            match left, right:
+                case (ast.Name(id=name), ast.Constant(value=constant)) | (
+                    ast.Constant(value=constant),
+                    ast.Name(id=name),
+                ):
+                    column = _own_column(name, names)
+                    if column is not None and unlike(column.type, comparison, constant):
+                        yield column, constant
+                case _:
+                    pass
+
+
+def _own_column(name: str, names: Names) -> Column[Any] | None:
+    """The column that this name is in Python, too; None of anything else."""
+    attribute: Any = getattr(names.entity, name, None)
+    prop: Any = getattr(attribute, "property", None)
+    if names.is_python(name) or names.twin(name) is not None or not isinstance(prop, ColumnProperty):
+        return None
+    if isinstance(_descriptor(names.entity, name), hybrid_property | hybrid_method):
+        return None
+    column = cast("Any", prop).columns[0]
+    return cast("Column[Any]", column) if isinstance(column, Column) else None
 
 
 class _Translation:
@@ -100,7 +164,8 @@ class _Translation:
             case ast.Call(func=ast.Name(id=name), args=arguments) if name.lower() == "in":
                 return self._in_states(arguments)
             case ast.Name(id=name):
-                return self._truth_of(self._own(name))
+                twin = self._names.twin(name)
+                return self.truth_of_attribute(self._own(name)) if twin is None else truth_of(twin)
             case ast.Constant():
                 return truth_of(node.value)
             case _:
@@ -113,21 +178,29 @@ class _Translation:
         return result
 
     def _comparison(self, node: ast.Compare) -> Truth:
-        operands = [self._value(operand) for operand in (node.left, *node.comparators)]
-        links = [
-            compare(left, comparison, right)
-            for left, comparison, right in zip(operands, node.ops, operands[1:], strict=False)
-        ]
-        return all_of(links)
+        operands = [self._operand(operand) for operand in (node.left, *node.comparators)]
+        links = zip(operands, node.ops, operands[1:], strict=False)
+        return all_of(
+            compare(left, comparison, right).after(right_raises).after(left_raises)
+            for (left, left_raises), comparison, (right, right_raises) in links
+        )
+
+    def _operand(self, node: ast.expr) -> tuple[Side, ColumnElement[bool] | None]:
+        """A value to compare, and where Python raises before it has it. A condition is a value, too."""
+        if not _is_condition(node):
+            return self._value(node), None
+        truth = self.predicate(node)
+        return truth.as_value(), truth.raises
 
     def _in_states(self, arguments: list[ast.expr]) -> Truth:
         ids = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
-        return Truth(and_(true(), *(self._names.in_state_id(str(state_id)) for state_id in ids)))
+        return Truth(and_(true(), *(self._names.in_state_id(state_id) for state_id in ids)))
 
-    def _value(self, node: ast.expr) -> ColumnElement[Any] | object:
+    def _value(self, node: ast.expr) -> Side:
         match node:
             case ast.Name(id=name):
-                return self._attribute(self._own(name))
+                twin = self._names.twin(name)
+                return self._attribute(self._own(name)) if twin is None else twin
             case ast.Constant(value=value):
                 return value
             case _:
@@ -139,12 +212,12 @@ class _Translation:
             raise Untranslatable(f"guard {name!r} is Python on the machine")
         return name
 
-    def _truth_of(self, name: str) -> Truth:
+    def truth_of_attribute(self, name: str) -> Truth:
         """The entity's attribute as a condition."""
         half = _python_half(self._names.entity, name)
         return truth_of(self._attribute(name)) if half is None else _Half(self._names, half).truth
 
-    def _attribute(self, name: str) -> ColumnElement[Any] | object:
+    def _attribute(self, name: str) -> Side:
         """The entity's attribute as a value."""
         half = _python_half(self._names.entity, name)
         if half is not None:
@@ -155,6 +228,17 @@ class _Translation:
             raise
         except Exception as error:  # evaluating a hybrid at its class may raise anything
             raise Untranslatable(f"guard {name!r} has no SQL expression ({error})") from error
+
+
+def _is_condition(node: ast.expr) -> bool:
+    """Whether its value is True or False: `a and b` is one of the two, whatever they are."""
+    match node:
+        case ast.Compare() | ast.UnaryOp(op=ast.Not()) | ast.Call():
+            return True
+        case ast.BoolOp(values=values):
+            return all(map(_is_condition, values))
+        case _:
+            return False
 
 
 class _Half(_Translation):
@@ -173,14 +257,14 @@ class _Half(_Translation):
         return self.predicate(self._returned)
 
     @property
-    def value(self) -> ColumnElement[Any] | object:
+    def value(self) -> Side:
         """What it returns, as a value."""
         return self._value(self._returned)
 
     def predicate(self, node: ast.expr) -> Truth:
         match node:
             case ast.Attribute(value=ast.Name(id=self._self.name), attr=name):
-                return self._truth_of(name)
+                return self.truth_of_attribute(name)
             case ast.Compare(ops=[ast.Is() | ast.IsNot()], comparators=[ast.Constant(value=None)], left=left):
                 return compare(self._value(left), _EQUALITY[type(node.ops[0])], None)
             case ast.Compare(ops=ops) if all(isinstance(each, _COMPARED) for each in ops):
@@ -192,7 +276,7 @@ class _Half(_Translation):
             case _:
                 raise self._needs_python(node)
 
-    def _value(self, node: ast.expr) -> ColumnElement[Any] | object:
+    def _value(self, node: ast.expr) -> Side:
         match node:
             case ast.Attribute(value=ast.Name(id=self._self.name), attr=name):
                 return self._attribute(name)
@@ -215,7 +299,7 @@ _EQUALITY: dict[type[ast.cmpop], ast.cmpop] = {ast.Is: ast.Eq(), ast.IsNot: ast.
 
 def _python_half(entity: type[Any], name: str) -> Callable[..., Any] | None:
     """The Python half of a hybrid that has no SQL half of its own; None of anything else."""
-    descriptor: Any = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
+    descriptor = _descriptor(entity, name)
     of_method, of_property = isinstance(descriptor, hybrid_method), isinstance(descriptor, hybrid_property)
     hybrid: Any = descriptor  # narrowed, it would be of unknown type
     if of_method:
@@ -223,6 +307,10 @@ def _python_half(entity: type[Any], name: str) -> Callable[..., Any] | None:
     if of_property and hybrid.expr is None and hybrid.custom_comparator is None:
         return hybrid.fget
     return None
+
+
+def _descriptor(entity: type[Any], name: str) -> Any:
+    return cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
 
 
 def _returned(function: Callable[..., Any]) -> ast.expr:
@@ -243,7 +331,7 @@ def _returned(function: Callable[..., Any]) -> ast.expr:
 
 def _at_class(entity: type[Any], name: str) -> ColumnElement[Any]:
     """The entity's attribute as SQL."""
-    descriptor = cast("Any", inspect_entity(entity)).all_orm_descriptors.get(name)
+    descriptor = _descriptor(entity, name)
     attribute = getattr(entity, name, None)
     if isinstance(descriptor, hybrid_method):
         arguments = list(pyinspect.signature(descriptor.func).parameters.values())[1:]

@@ -20,8 +20,9 @@ from statelatch import framework
 from statelatch.checks import check
 from statelatch.errors import RequestError, UnknownStateError
 from statelatch.expressions import exact_name, name_in
-from statelatch.interpreter import detached
-from statelatch.writes import as_expression
+from statelatch.log_checks import check_log
+from statelatch.machines import detached
+from statelatch.writes import as_expression, clause_of, with_event_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,13 @@ class MachineMapping:
         assigns: columns written when a state is entered or an event fires: `{state or event: {attribute:
             SQL expression, bindparam or constant}}`. A bindparam is filled from the event's parameters; one
             without a value of its own is required. Where both name a column, the state's entry wins.
+        log: entity that keeps an entry of each applied transition, made with `TransitionLogColumns`; None keeps none.
+        guards: SQL twins of guards that are Python: `{name: SQL expression}`. The name is the one that the machine
+            uses: of a method or property of the machine or of the entity, or of a callable under `cond`. A twin is
+            a condition or a value, of this entity's columns, or of others in a subquery; its bindparams are event
+            parameters. It is taken at its word, with Python's truth rules (NULL is false): it must say what the Python
+            guard says, where MariaDB folds letters too. Where the machine itself is run, Python decides, and the
+            UPDATE checks the twin. Columns, and hybrids that are SQL already, have none.
 
     Raises:
         ConfigurationError: it cannot work; the message says what to change.
@@ -53,10 +61,13 @@ class MachineMapping:
     version: str = "version"
     token: str = "transition_token"  # noqa: S105  an attribute's name
     assigns: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+    log: type[Any] | None = None
+    guards: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
         """Check everything that could fail later, in the order in which a reader would mend it."""
         check(self)
+        check_log(self)
 
     @cached_property
     def mapper(self) -> Mapper[Any]:
@@ -126,6 +137,12 @@ class MachineMapping:
         }
 
     @cached_property
+    def twins(self) -> dict[str, ColumnElement[Any]]:
+        """`guards` as SQL, by the guard's name."""
+        clauses = {name: clause_of(value) for name, value in self.guards.items()}
+        return {name: with_event_parameters(clause) for name, clause in clauses.items() if clause is not None}
+
+    @cached_property
     def machine_names(self) -> frozenset[str]:
         """Attributes of the machine by which callbacks and guards are found: a guard of that name is Python."""
         return framework.names_on(self.machine)
@@ -157,14 +174,18 @@ class MachineMapping:
         return self.in_state(*(state.id for state in self.states.values() if state.final))
 
     def is_python(self, name: str) -> bool:
-        """Whether the machine has an attribute of this name."""
-        return name in self.machine_names
+        """Whether the machine, or a listener that its class declares, has an attribute of this name."""
+        return name in self.machine_names or name in framework.listener_names(self.machine)
 
-    def in_state_id(self, state_id: str) -> ColumnElement[bool]:
+    def twin(self, name: str) -> ColumnElement[Any] | None:
+        """The SQL twin of a guard that is Python."""
+        return self.twins.get(name)
+
+    def in_state_id(self, state_id: object) -> ColumnElement[bool]:
         """Where `In(state_id)` holds; a state that the machine lacks is one it is never in."""
-        value = self.states_by_id[state_id].value if state_id in self.states_by_id else None
+        state = self.states_by_id.get(cast("str", state_id))
         column = self.columns[self.state]
-        return column.is_(None) & column.is_not(None) if value is None else self.is_in(value)
+        return column.is_(None) & column.is_not(None) if state is None else self.is_in(state.value)
 
     def is_in(self, value: object) -> ColumnElement[bool]:
         """Where the row is in the state with this value, to the letter."""
@@ -208,13 +229,18 @@ class MachineMapping:
         if len(values) != len(self.key_columns) or None in values:
             names = ", ".join(column.name for column in self.key_columns)
             raise RequestError(f"{self.table}: expected a key of ({names}), found {key!r}; nothing was written")
-        for column, value in zip(self.key_columns, values, strict=True):
-            kind = _key_type(column)
+        bound: dict[str, object] = {}
+        for (parameter, column, kind), value in zip(self._key_parameters, values, strict=True):
             if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise RequestError(
                     f"{column}: expected a key of type {kind.__name__}, found {value!r}; nothing was written"
                 )
-        return {f"latch_key_{n}": value for n, value in enumerate(values)}
+            bound[parameter] = value
+        return bound
+
+    @cached_property
+    def _key_parameters(self) -> list[tuple[str, Column[Any], type | None]]:
+        return [(f"latch_key_{n}", column, _key_type(column)) for n, column in enumerate(self.key_columns)]
 
     def key_of(self, values: Mapping[str, Any]) -> Any:
         """The primary key in a row's values; a tuple if it has several columns."""

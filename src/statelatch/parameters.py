@@ -1,4 +1,4 @@
-"""PURE: which parameters of an event its statements bind."""
+"""PURE: which parameters of an event its statements bind, and which ones it can have."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ from sqlalchemy import BindParameter, types
 from sqlalchemy.sql import visitors
 
 from statelatch.errors import ConfigurationError
-from statelatch.guards import PARAMETER
+from statelatch.guards import NOT_PARAMETERS, PARAMETER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["parameters_of"]
+    from sqlalchemy import ColumnElement
+
+__all__ = ["bound_in", "check_bound", "parameters_of"]
+
+
+def bound_in(clause: ColumnElement[Any] | None) -> Iterator[BindParameter[Any]]:
+    """The parameters and constants in an expression of the user's."""
+    nodes = visitors.iterate(clause) if clause is not None else ()
+    return (cast("BindParameter[Any]", node) for node in nodes if isinstance(node, BindParameter))
+
+
+def check_bound(where: str, clause: ColumnElement[Any] | None) -> None:
+    """Raise `ConfigurationError` for a parameter that no event can have."""
+    for parameter in bound_in(clause):
+        if parameter.key in NOT_PARAMETERS:
+            raise ConfigurationError(
+                f"{where}: no event can have a parameter {parameter.key!r}: `send` or python-statemachine has an "
+                "argument of that name; rename it"
+            )
+        if parameter.expanding and not parameter.unique:
+            raise ConfigurationError(
+                f"{where}: the parameter {parameter.key!r} stands for a list, which one event cannot send; compute the "
+                "value in a callback"
+            )
 
 
 def parameters_of(clauses: Iterable[Any]) -> dict[str, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, and_, not_, or_, true
+from sqlalchemy import ColumnElement, and_, case, false, not_, or_, true
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,9 +36,17 @@ class Truth:
         """Python's `or`: the other is evaluated where this one does not hold."""
         return Truth(or_(self.holds, other.holds), _either(self.raises, _within(not_(self.holds), other.raises)))
 
+    def after(self, raises: ColumnElement[bool] | None) -> Truth:
+        """This one, if what Python evaluates for it first does not raise."""
+        return Truth(self.holds, _either(raises, self.raises))
+
     def negated(self) -> Truth:
         """Python's `not`: it raises where its operand does."""
         return Truth(not_(self.holds), self.raises)
+
+    def as_value(self) -> ColumnElement[bool]:
+        """Python's True or False, as something to compare; where it raises, either."""
+        return case((self.holds, true()), else_=false())
 
     def passes(self) -> ColumnElement[bool]:
         """Where Python would answer, and answer true."""

@@ -31,6 +31,7 @@ __all__ = [
     "compiled_sets",
     "set_order",
     "token_parameter",
+    "with_event_parameters",
 ]
 
 TOKEN = "latch_token"  # noqa: S105  a parameter's name
@@ -125,6 +126,11 @@ def as_expression(column: Column[Any], value: object) -> ColumnElement[Any]:
         return literal(value, column.type)
     if isinstance(clause, BindParameter):
         return _as_event_parameter(clause, column.type)
+    return with_event_parameters(clause)
+
+
+def with_event_parameters(clause: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The user's SQL; its bindparams are event parameters."""
 
     def rename(element: object, **_: object) -> ColumnElement[Any] | None:
         bound = isinstance(element, BindParameter) and not cast("BindParameter[Any]", element).unique

@@ -497,6 +497,20 @@ def test_what_fits_is_accepted(machine: Any, entity: Any, initial: object) -> No
     assert initial == MachineMapping(machine=machine, entity=entity).initial
 
 
+@pytest.mark.parametrize("listener", [None, object])
+def test_what_is_no_guard_expression_is_told_of_any_machine(listener: Any) -> None:
+    """A machine whose listeners may bring names is still read: its guards must be expressions."""
+
+    class Flowing(StateMachine):
+        listeners = [listener] if listener else []
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond="price + 1")
+
+    with pytest.raises(ConfigurationError, match="'price \\+ 1' is not a guard expression"):
+        MachineMapping(machine=Flowing, entity=Order)
+
+
 def test_a_guard_of_a_listener_is_not_missed() -> None:
     """A machine with listeners may get its guards from them, so that no name is refused."""
 
