@@ -8,14 +8,18 @@ holds. Nothing here knows SQL.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from contextlib import closing
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from statemachine import StateChart
 from statemachine.callbacks import SpecReference
 from statemachine.event import BoundEvent
 from statemachine.spec_parser import UnsupportedExpression, operator_mapping, parse_boolean_expr, replace_operators
-from statemachine.utils import run_async_from_sync
+from statemachine.utils import _cached_loop, run_async_from_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINE_ARGUMENTS",
+    "abandon_event_loop",
+    "attributes_of_its_own",
+    "builds_its_own_way",
     "callbacks_of",
     "cannot_be_built",
     "deferred_events",
@@ -36,15 +43,23 @@ __all__ = [
     "false_guards",
     "fired_as",
     "guard_expression",
+    "guard_key",
     "handles_errors",
     "has_async_callbacks",
+    "has_invoke",
     "has_listeners",
     "has_own_init",
     "is_name",
     "is_unless",
+    "is_untouched",
+    "let_go",
+    "listener_names",
+    "names_bound",
     "names_in",
     "names_on",
+    "rest",
     "send",
+    "start",
     "would_call",
 ]
 
@@ -59,6 +74,24 @@ FIRED_BY_THE_ENGINE = {
 
 ENGINE_ARGUMENTS = frozenset({"event", "event_data", "machine", "model", "source", "state", "target", "transition"})
 """Arguments that the engine injects into callbacks. An event's own parameter of such a name is dropped."""
+
+_ATTRIBUTES = frozenset(
+    {
+        "_callbacks",
+        "_config",
+        "_engine",
+        "_listeners",
+        "catch_errors_as_events",
+        "history_values",
+        "model",
+        "start_configuration_values",
+        "state_field",
+    }
+)
+"""What a machine is made of, besides its states. statelatch itself may set `catch_errors_as_events`."""
+
+_STATE_ATTRIBUTES = 4
+"""What a machine's own view of a state is made of; what it holds beyond is copied from the class's state when asked."""
 
 
 def event_ids(machine: type[StateChart[Any]]) -> tuple[str, ...]:
@@ -101,6 +134,12 @@ def has_own_init(machine: type[StateChart[Any]]) -> bool:
     return machine.__init__ is not StateChart.__init__
 
 
+def builds_its_own_way(machine: type[StateChart[Any]]) -> str | None:
+    """The method of the class that has a say in how a machine is built, kept or thrown away, if there is one."""
+    names = ("__init__", "__new__", "__del__", "_get_engine")
+    return next((name for name in names if getattr(machine, name, None) is not getattr(StateChart, name, None)), None)
+
+
 def cannot_be_built(machine: type[StateChart[Any]]) -> str | None:
     """Why statelatch could not call the class, if so: its own `__init__` takes other arguments."""
     try:
@@ -112,7 +151,13 @@ def cannot_be_built(machine: type[StateChart[Any]]) -> str | None:
 
 def names_on(machine: type[StateChart[Any]]) -> frozenset[str]:
     """The names by which callbacks and guards find something on the machine; its states are not among them."""
-    return frozenset(dir(machine)) - machine._protected_attrs  # noqa: SLF001
+    return (frozenset(dir(machine)) | {"history_values"}) - machine._protected_attrs  # noqa: SLF001
+
+
+def listener_names(machine: type[StateChart[Any]]) -> frozenset[str]:
+    """The names by which callbacks and guards find something on the listeners that the class declares."""
+    declared = (each.func if isinstance(each, partial) else each for each in machine._class_listeners)  # noqa: SLF001
+    return frozenset(name for listener in declared for name in dir(listener))
 
 
 def callbacks_of(owner: State | Transition) -> Iterable[CallbackSpec]:
@@ -152,19 +197,41 @@ def names_in(spec: CallbackSpec) -> set[str]:
     if not spec.may_contain_boolean_expression:
         return {str(spec.func)}
     names: set[str] = set()
+    _parse(spec, names)
+    return names
+
+
+def guard_key(spec: CallbackSpec) -> str:
+    """By what python-statemachine tells one guard of a transition from another: of two alike it runs the first.
+
+    Raises:
+        ValueError: it is not an expression that python-statemachine takes.
+    """
+    return _parse(spec, set()).unique_key if is_name(spec) else str(id(spec.func))
+
+
+def _parse(spec: CallbackSpec, names: set[str]) -> Any:
+    """The guard as python-statemachine builds it, with stand-ins for its names, which are collected."""
 
     def collect(name: str) -> Callable[..., bool]:
         def stand_in(*_: object, **__: object) -> bool:
             return True
 
         names.add(name)
+        stand_in.unique_key = name  # pyright: ignore[reportFunctionMemberAccess]
         return stand_in
 
     try:
-        parse_boolean_expr(spec.func, collect, operator_mapping)
+        return parse_boolean_expr(spec.func, collect, operator_mapping)
     except (SyntaxError, UnsupportedExpression, KeyError) as error:
         raise ValueError(f"{spec.func!r} is not a guard expression of python-statemachine ({error!r})") from error
-    return names
+
+
+def names_bound(machine: type[StateChart[Any]]) -> frozenset[str]:
+    """The names that a machine looks up when it is built, on itself and on its model: of callbacks and guards."""
+    owners = (owner for state in machine.states_map.values() for owner in (state, *state.transitions))
+    specs = chain(machine._specs, *(callbacks_of(owner) for owner in owners))  # noqa: SLF001
+    return frozenset(name for spec in specs for name in names_in(spec))
 
 
 def handles_errors(machine: type[StateChart[Any]]) -> bool:
@@ -177,6 +244,62 @@ def handles_errors(machine: type[StateChart[Any]]) -> bool:
 def has_async_callbacks(machine: StateChart[Any]) -> bool:
     """Whether the machine runs coroutines, in an event loop of its own if none is running in this thread."""
     return machine._callbacks.has_async_callbacks  # noqa: SLF001
+
+
+def has_invoke(machine: StateChart[Any]) -> bool:
+    """Whether entering a state starts a thread or a task, which may outlive the event."""
+    return any(state.invoke.key in machine._callbacks for state in machine.states_map.values())  # noqa: SLF001
+
+
+def attributes_of_its_own(machine: StateChart[Any]) -> set[str]:
+    """Attributes that something set on the machine while it was built, a cached property for instance."""
+    return vars(machine).keys() - _ATTRIBUTES - {state.id for state in machine.states_map.values()}
+
+
+def is_untouched(machine: StateChart[Any], listener: object) -> bool:
+    """Whether this listener is the only one, and nobody has set an attribute of the machine's own states."""
+    return (
+        machine.active_listeners == [listener]
+        and machine.start_configuration_values == type(machine).start_configuration_values
+        and all(map(_is_untouched_state, machine._config._instance_states.values()))  # noqa: SLF001
+    )
+
+
+def _is_untouched_state(state: State) -> bool:
+    own = vars(state)
+    copied = islice(own.items(), _STATE_ATTRIBUTES, None)
+    return all(value is getattr(own["_state"], name, None) for name, value in copied)
+
+
+def let_go(machine: StateChart[Any]) -> None:
+    """Forget what the engine remembers until the next event: the last callbacks' arguments, and the states it is in."""
+    machine._engine.clear_cache()  # noqa: SLF001
+    machine._config._invalidate()  # noqa: SLF001
+
+
+def rest(machine: StateChart[Any]) -> None:
+    """Undo the end, and the history, of what ran; the attributes stay as they are."""
+    machine._engine.running = True  # noqa: SLF001
+    machine.history_values.clear()
+
+
+def start(machine: StateChart[Any]) -> None:
+    """Enter the initial state if the model has none, as a machine does when it is built."""
+    machine._engine.start()  # noqa: SLF001
+
+
+def abandon_event_loop(machine: StateChart[Any]) -> None:
+    """End what an interrupt left in this thread's loop: it would go on, and raise again, within the next event."""
+    if has_async_callbacks(machine) and (loop := vars(_cached_loop).pop("loop", None)):
+        with closing(loop):
+            loop.run_until_complete(_end_other_tasks())
+
+
+async def _end_other_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def send(machine: StateChart[Any], event: str, params: Mapping[str, Any]) -> None:

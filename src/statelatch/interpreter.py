@@ -1,34 +1,26 @@
 """Run python-statemachine for one row, and tell what it did. No SQL, no connection.
 
-A machine is built for one unit of work and thrown away, whatever happened. Its model is an instance of the
-entity in no session: callbacks read and change columns, hybrids work, and nothing can be flushed. What it
-may not do is load more: a relationship that was not loaded raises SQLAlchemy's `DetachedInstanceError`.
+The machine works on a copy of the row, and nothing of one row is left for the next: `statelatch.reuse` sees to it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import ClauseElement
-from sqlalchemy import inspect as inspect_entity
-from sqlalchemy.orm import make_transient_to_detached
-from sqlalchemy.orm.attributes import set_committed_value
 from statemachine.exceptions import TransitionNotAllowed
 
-from statelatch import framework
-from statelatch.errors import RequestError
+from statelatch import framework, reuse
+from statelatch.blueprints import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy.orm import Mapper
     from statemachine import StateChart
     from statemachine.transition import Transition
 
-__all__ = ["Fired", "Firing", "Refused", "Step", "build_machine", "detached"]
+__all__ = ["Fired", "Firing", "Refused", "Step"]
 
 
 _JSON = (dict, list, int, float)
@@ -77,66 +69,6 @@ class Refused:
     guards: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Recorder:
-    """A listener that writes down whether an event selected a transition, and each that was taken.
-
-    A guard may be called as any attribute of a listener is: no column is named like these.
-    """
-
-    latch_steps: list[Step] = field(default_factory=list[Step])
-    latch_selected: bool = False
-
-    def before_transition(self, event: Any = None) -> None:
-        self.latch_selected = self.latch_selected or event is not None
-
-    def on_transition(self, transition: Transition, event: Any = None) -> None:
-        """Not `after_transition`: where a chart catches errors, what raises there takes nothing back."""
-        self.latch_steps.append(Step(transition, None if event is None else str(event)))
-
-
-def detached(entity: type[Any], values: Mapping[str, Any]) -> Any:
-    """An instance of the entity with these column values, in no session."""
-    mapper = cast("Mapper[Any]", inspect_entity(entity))
-    instance: Any = mapper.class_manager.new_instance()
-    for attribute, value in values.items():
-        set_committed_value(instance, attribute, value)
-    make_transient_to_detached(instance)
-    for attribute, value in values.items():  # it expires what it finds: put the values back
-        set_committed_value(instance, attribute, value)
-    return instance
-
-
-def build_machine(
-    machine: type[StateChart[Any]], model: object, state_field: str, listeners: tuple[object, ...] = ()
-) -> StateChart[Any]:
-    """A machine on this model; its state is the model's own attribute.
-
-    A chart that catches errors as events, but has no transition for them, would swallow a callback's
-    exception. There it is let through: the caller must learn of it, and nothing is written.
-
-    Raises:
-        RequestError: its callbacks are coroutines, and this thread's event loop is running already.
-    """
-    instance = machine(cast("Any", model), state_field=state_field, listeners=list(listeners))
-    if framework.has_async_callbacks(instance) and _in_event_loop():
-        raise RequestError(
-            f"{machine.__name__} has async callbacks, and this thread runs an event loop already; nothing was written. "
-            "Call from another thread, for instance with asyncio.to_thread."
-        )
-    if instance.catch_errors_as_events and not framework.handles_errors(machine):
-        instance.catch_errors_as_events = False
-    return instance
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Firing:
     """One event for one row, ready to run.
@@ -159,29 +91,44 @@ class Firing:
 
     def run(self) -> Fired | Refused:
         """Run the machine on a copy of the values. What a callback raises is raised."""
-        model = detached(self.entity, {name: deepcopy(value) for name, value in self.values.items()})
-        recorder = _Recorder()
-        machine = build_machine(self.machine, model, self.state_field, (recorder,))
-        if self.event is None:
-            machine.activate_initial_state()  # has happened already, unless callbacks are coroutines
-            return self._fired(model, recorder)
+        fitted = reuse.take(Kind(self.machine, self.entity, self.state_field), self.values)
         try:
-            framework.send(machine, self.event, self.params)
-        except TransitionNotAllowed:
-            if recorder.latch_selected:  # not our event: a callback sent another one, which was refused
-                raise
-        if not recorder.latch_selected or not recorder.latch_steps:
-            return Refused(framework.false_guards(machine, self.event, self.params))
-        return self._fired(model, recorder)
+            return self._run(fitted)
+        except (KeyboardInterrupt, SystemExit):
+            framework.abandon_event_loop(fitted.machine)
+            raise
 
-    def _fired(self, model: Any, recorder: _Recorder) -> Fired:
+    def _run(self, fitted: reuse.Fitted) -> Fired | Refused:
+        try:
+            outcome = self._entered(fitted) if self.event is None else self._sent(fitted, self.event)
+        except TransitionNotAllowed:
+            if self.event is None or fitted.recorder.latch_selected:
+                raise  # not our event: a callback sent another one, which was refused
+            return Refused(framework.false_guards(fitted.machine, self.event, self.params))
+        reuse.give_back(fitted)  # not after an exception of any kind: that throws the machine away
+        return outcome
+
+    def _entered(self, fitted: reuse.Fitted) -> Fired:
+        fitted.machine.activate_initial_state()  # has happened already, unless callbacks are coroutines
+        return self._fired(fitted)
+
+    def _sent(self, fitted: reuse.Fitted, event: str) -> Fired | Refused:
+        framework.send(fitted.machine, event, self.params)
+        if fitted.recorder.latch_selected and fitted.recorder.latch_steps:
+            return self._fired(fitted)
+        return Refused(framework.false_guards(fitted.machine, event, self.params))
+
+    def _fired(self, fitted: reuse.Fitted) -> Fired:
+        model: object = fitted.model
+        now = vars(model)
         changes = {
             name: value
             for name, old in self.values.items()
-            if name != self.state_field and _differs(value := getattr(model, name), old)
+            if (value := now[name] if name in now else getattr(model, name)) is not old  # absent: a callback deleted it
+            if name != self.state_field and _differs(value, old)
         }
-        source, target = self.values[self.state_field], getattr(model, self.state_field)
-        return Fired(tuple(recorder.latch_steps), source, target, changes)
+        steps = tuple(Step(*taken) for taken in fitted.recorder.latch_steps)
+        return Fired(steps, self.values[self.state_field], getattr(model, self.state_field), changes)
 
 
 def _differs(value: object, old: object) -> bool:

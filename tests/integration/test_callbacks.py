@@ -11,6 +11,7 @@ from statemachine.exceptions import TransitionNotAllowed
 
 from statelatch import MachineMapping, PersistenceAdapter, RequestError, StaleVersionError, TransitionRefusedError
 from statelatch.errors import Reason
+from tests.desks import Counting, built
 from tests.orders import ASSIGNS, KEY, Base, Order, stored_order
 
 CREATED: dict[str, Any] = {"tenant": "acme", "number": 7, "data": {"tags": ["new"]}}
@@ -330,3 +331,56 @@ def test_a_callback_may_not_set_sql(adapter: PersistenceAdapter) -> None:
             KEY, "tag"
         )
     assert before == stored_order(adapter.engine)
+
+
+class Relay(Flow, metaclass=Counting):
+    """It leaves something on machine and model, and may send an event to the next row from within."""
+
+    adapter: ClassVar[PersistenceAdapter]
+    found: ClassVar[list[object]] = []
+
+    def on_tag(self, model: Order) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Leave something on the model."""
+        self.found.append(getattr(model, "unmapped", None))
+        model.note, model.unmapped = f"of {model.number}", model.number  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_hurry(self, model: Order) -> None:
+        """Send an event to the row before, on this thread, through the same adapter."""
+        if model.number > 7:
+            self.adapter.send((model.tenant, model.number - 1), "hurry")
+        model.note = f"of {model.number}"
+
+
+@pytest.fixture
+def relay(engine: Engine) -> PersistenceAdapter:
+    """Three orders with this machine."""
+    Base.metadata.create_all(engine)
+    Relay.found.clear()
+    adapter = Relay.adapter = PersistenceAdapter(engine, MachineMapping(machine=Relay, entity=Order, state="stage"))
+    for number in (7, 8, 9):
+        adapter.create(**{**CREATED, "number": number}, paid=True)
+    return adapter
+
+
+def notes(adapter: PersistenceAdapter) -> list[tuple[int, str, object]]:
+    """What became of the three."""
+    rows = [adapter.load(("acme", number)) for number in (7, 8, 9)]
+    return [(row.version, row.state, row.values["note"]) for row in rows]
+
+
+def test_rows_in_turn_share_a_machine_and_nothing_else(relay: PersistenceAdapter) -> None:
+    """One machine serves the rows of a thread, and what its callbacks leave on one row's model is not on the next."""
+    before = built(Relay)
+
+    for number in (7, 8, 9):
+        relay.send(("acme", number), "tag")
+
+    assert notes(relay) == [(2, "held", f"of {number}") for number in (7, 8, 9)]
+    assert (Relay.found, built(Relay) - before <= 1) == ([None] * 3, True)
+
+
+def test_a_callback_may_send_to_another_row_of_the_mapping(relay: PersistenceAdapter) -> None:
+    """An event within an event, on the same thread and mapping: each row is written with its own callbacks' changes."""
+    relay.send(("acme", 9), "hurry")
+
+    assert notes(relay) == [(2, "sent", f"of {number}") for number in (7, 8, 9)]

@@ -4,14 +4,17 @@ When a new version of the framework breaks one of these, the pin in pyproject.to
 """
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from sys import getrefcount
 from typing import Any, ClassVar
 
 import pytest
 from statemachine import Event, State, StateChart, StateMachine
 from statemachine.callbacks import CallbackSpec
-from statemachine.exceptions import TransitionNotAllowed
+from statemachine.exceptions import InvalidDefinition, TransitionNotAllowed
 from statemachine.transition import Transition
 
 from statelatch import framework
@@ -186,6 +189,62 @@ def test_states_are_no_names_for_guards() -> None:
     """A guard is not found under a state's id, but under an event's and a method's."""
     assert framework.names_on(Door) >= {"push", "look", "name"}
     assert not framework.names_on(Door) & {"closed", "ajar", "states", "model"}
+
+
+def test_every_name_of_a_built_machine_is_known_before() -> None:
+    """A machine finds no guard on itself that its class does not tell of, `history_values` included."""
+    found = {name for name in dir(Door(Row())) if not name.startswith("_")}  # pyright: ignore[reportUnknownMemberType]
+
+    assert found - framework.names_on(Door) == {
+        *("closed", "ajar", "gone"),
+        *("model", "state_field", "initial_state", "final_states", "states", "states_map", "send"),
+    }
+
+
+def test_names_of_listeners() -> None:
+    """A listener is declared as a class, an instance, or a class with arguments; each tells its names."""
+
+    class Watched(Door):
+        listeners: ClassVar = [Journal, Row(), partial(Watcher, 3)]
+
+    assert framework.listener_names(Watched) >= {"on_transition", "ready", "held", "watched"}
+    assert framework.listener_names(Door) == frozenset()
+
+
+class Watcher:
+    """A listener with an argument."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def watched(self) -> bool:
+        """A guard."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("ready and held", "(ready ^ held)", True),
+        ("ready or held and number", "(ready or held) and number", True),
+        ("number == 1", "number == '1'", True),
+        ("ready and held", "held and ready", False),
+        ("ready", "!ready", False),
+        ("v", "number", False),
+    ],
+)
+def test_which_guards_are_one_to_the_framework(one: str, other: str, alike: bool) -> None:
+    """Of two guards with one key the framework keeps the first, and will not build the machine."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        b = State(final=True)
+        go = a.to(b, cond=[one, other])
+
+    first, second = transition(Machine, "go").cond
+    assert alike == (framework.guard_key(first) == framework.guard_key(second))
+    with nullcontext() if not alike else pytest.raises(InvalidDefinition):
+        Machine(Row())  # pyright: ignore[reportUnknownMemberType]
 
 
 def test_guards_in_python_spelling() -> None:
@@ -423,3 +482,188 @@ def test_an_init_of_the_machine_s_own() -> None:
     machines = [Slow, Door, StateMachine, Mixing, Bare, Derived]
     assert [framework.has_own_init(machine) for machine in machines] == [False, False, False, True, True, True]
     assert [framework.cannot_be_built(machine) is not None for machine in machines] == [False] * 4 + [True] * 2
+
+
+def test_how_a_class_has_a_say_in_building() -> None:
+    """A constructor, a destructor or an engine of the class's own is named; python-statemachine's are not."""
+
+    class WithEngine(Slow):
+        def _get_engine(self) -> Any:
+            raise AssertionError
+
+    class WithNew(Slow):
+        def __new__(cls, *_: Any, **__: Any) -> "WithNew":
+            return super().__new__(cls)
+
+    class WithDel(Slow):
+        def __del__(self) -> None:
+            pass
+
+    class Mixed:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+
+    class Mixing(Mixed, Slow):
+        pass
+
+    machines = [Slow, Door, StateMachine, WithEngine, WithNew, WithDel, Mixing]
+    assert [framework.builds_its_own_way(machine) for machine in machines] == [
+        *[None] * 3,
+        "_get_engine",
+        "__new__",
+        "__del__",
+        "__init__",
+    ]
+
+
+def test_building_looks_up_the_names_of_callbacks_and_guards() -> None:
+    """What building reads of a model are the names that callbacks and guards have, and nothing else."""
+    read: set[str] = set()
+
+    class Watched:
+        state = "a"
+        ready = held = number = v = other = True
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            read.add(name)
+            return value
+
+    Spelled(Watched())
+
+    names = {"ready", "held", "number", "v", "other"}
+    assert read & names == framework.names_bound(Spelled) & names == names - {"other", "number"}
+    assert framework.names_bound(Door) >= {"ready", "held", "look", "on_push", "on_enter_closed", "prepare_event"}
+
+
+def test_a_property_is_looked_up_on_the_model_each_time() -> None:
+    """A guard whose value is no callable when the machine is built is read whenever it is asked."""
+    row = Row(ready=False)
+    door = Door(row)
+    row.ready = True
+
+    framework.send(door, "push", {})
+
+    assert row.state == "ajar"
+
+
+def test_which_machines_invoke() -> None:
+    """A machine with something to run in a state of its own is told, by whatever name; the others are not."""
+
+    class Invoking(Door):
+        def on_invoke_gone(self) -> None:
+            pass
+
+    class Inline(StateMachine):
+        a = State(initial=True, invoke=lambda: None)
+        go = a.to(a)
+
+    machines = [Door(Row(state="ajar")), Invoking(Row(state="ajar")), Inline(Row(state="a"))]
+    assert [framework.has_invoke(machine) for machine in machines] == [False, True, True]
+
+
+@pytest.mark.parametrize("machine", [Door, SwingDoor, Spelled])
+def test_what_a_machine_is_made_of(machine: type[StateChart[Any]]) -> None:
+    """Nothing but what is known is set on a machine that is built, nor when it has run."""
+    built = machine(Row(state="a" if "a" in machine.states_map else "closed"))
+    attributes = {**vars(built)}
+    assert framework.attributes_of_its_own(built) == set()
+
+    framework.send(built, framework.event_ids(machine)[0], {})
+
+    assert vars(built) == attributes
+    built.catch_errors_as_events = False
+    assert framework.attributes_of_its_own(built) == set()
+    vars(built)["mine"] = 1
+    assert framework.attributes_of_its_own(built) == {"mine"}
+
+
+def test_a_machine_that_has_run_is_untouched() -> None:
+    """What a machine copies from its class's states when it runs is told from what somebody set there."""
+    journal = Journal()
+    door: Any = Door(Row(), listeners=[journal])
+    framework.send(door, "push", {})
+    assert (door.ajar.name, door.closed.id, door.ajar.is_active) == ("Ajar", "closed", True)
+    assert framework.is_untouched(door, journal)
+
+    door.closed.visited = True
+    assert not framework.is_untouched(door, journal)
+    del door.closed.visited
+    assert framework.is_untouched(door, journal)
+    door.ajar.name = "Open"
+    assert not framework.is_untouched(door, journal)
+
+
+def test_a_machine_with_more_listeners_or_another_start_is_touched() -> None:
+    """A listener that was added stays, and so does a state in which to start."""
+    door, other = Door(Row(), listeners=[journal := Journal()]), Door(Row(), listeners=[journal])
+
+    door.add_listener(Journal())  # pyright: ignore[reportUnknownMemberType]
+    other.start_configuration_values.append("ajar")
+
+    assert not framework.is_untouched(door, journal)
+    assert not framework.is_untouched(other, journal)
+
+
+def test_arguments_are_forgotten() -> None:
+    """When a machine has come to its end, its engine holds the last event until it is told to let go."""
+    door = Door(Row())
+    parameter = Row()
+    framework.send(door, "take_away", {"parameter": parameter})
+    held = getrefcount(parameter)
+
+    framework.let_go(door)
+
+    assert getrefcount(parameter) < held
+
+
+def test_a_machine_that_rests_has_not_ended() -> None:
+    """It takes events again, with the state that its row has by then."""
+    row = Row()
+    door = Door(row)
+    framework.send(door, "take_away", {})
+    door.history_values["h"] = []
+    assert door.is_terminated
+
+    framework.rest(door)
+    row.state = "closed"
+    framework.send(door, "push", {})
+
+    assert (row.state, door.history_values) == ("ajar", {})
+
+
+@pytest.mark.parametrize(("state", "entered"), [(None, ["enter"]), ("ajar", [])])
+def test_starting_enters_the_initial_state_of_a_row_without_one(state: str | None, entered: list[str]) -> None:
+    """As when it is built, a machine enters the initial state if its row has none, and else runs nothing."""
+    row, journal = Row(state="ajar"), Journal()
+    door = Door(row, listeners=[journal])
+    row.state = state
+
+    framework.start(door)
+
+    assert (row.state, [each for each in journal.entries if each != "prepare"]) == (state or "closed", entered)
+
+
+def test_an_event_loop_that_is_abandoned_runs_nothing_more() -> None:
+    """What an interrupt left in the thread's loop is cancelled, and neither goes on nor is raised again."""
+
+    class Machine(StateMachine):
+        a = State(initial=True)
+        go = a.to(a)
+
+        async def on_go(self, interrupted: bool) -> None:
+            if interrupted:
+                tasks.append(asyncio.get_running_loop().create_task(asyncio.sleep(10)))
+                raise KeyboardInterrupt
+
+    tasks: list[asyncio.Task[None]] = []
+    machine = Machine(Row(state="a"))
+    with pytest.raises(KeyboardInterrupt):
+        framework.send(machine, "go", {"interrupted": True})
+
+    framework.abandon_event_loop(machine)
+    framework.send(Machine(Row(state="a")), "go", {"interrupted": False})
+
+    assert [task.cancelled() for task in tasks] == [True]
+    framework.abandon_event_loop(machine)
+    framework.abandon_event_loop(machine)  # there is none by now

@@ -5,16 +5,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy import JSON, Text, func
+from sqlalchemy import JSON, Text, create_engine, func
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column
+from sqlalchemy.orm.exc import DetachedInstanceError
 from statemachine import State, StateChart, StateMachine
 from statemachine.exceptions import TransitionNotAllowed
 
 from statelatch import RequestError
 from statelatch.columns import TransitionColumns
-from statelatch.interpreter import Fired, Firing, Refused, detached
+from statelatch.interpreter import Fired, Firing, Refused
+from statelatch.machines import detached
 
 
 class Base(DeclarativeBase):
@@ -68,6 +70,8 @@ class Flow(StateMachine):
     rewrite = draft.to(draft, internal=True)
     fail = draft.to(sent)
     sql = draft.to(sent)
+    delete = draft.to(sent)
+    commit = draft.to(sent)
 
     def on_send_off(self, model: Order, note: str = "sent") -> None:
         """Change a column."""
@@ -92,6 +96,16 @@ class Flow(StateMachine):
     def on_sql(self, model: Order) -> None:
         """Set a column to SQL."""
         model.note = func.lower("X")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_delete(self, model: Order) -> None:
+        """Delete a column's value."""
+        del model.note
+
+    def on_commit(self, model: Order) -> None:
+        """Have a session of one's own expire the row."""
+        with Session(create_engine("sqlite://")) as session:
+            session.add(model)
+            session.commit()
 
 
 class Catching(StateChart[Any]):
@@ -180,9 +194,11 @@ def firing(
     return Firing(machine, Order, "stage", row, event, params)
 
 
-def fired(event: str | None, machine: type[StateChart[Any]] = Flow, **params: Any) -> Fired:
+def fired(
+    event: str | None, machine: type[StateChart[Any]] = Flow, row: Mapping[str, Any] = ROW, **params: Any
+) -> Fired:
     """What the event did."""
-    outcome = firing(event, machine, **params).run()
+    outcome = firing(event, machine, row, **params).run()
     assert isinstance(outcome, Fired), outcome
     return outcome
 
@@ -230,6 +246,22 @@ def test_nothing_changed_is_no_change() -> None:
 def test_an_sql_expression_is_a_change() -> None:
     """What cannot be compared is reported, for the plan to refuse it."""
     assert list(fired("sql").changes) == ["note"]
+
+
+def test_a_value_that_does_not_equal_itself_is_no_change() -> None:
+    """NaN is not written because it was read."""
+    assert fired("rewrite", row={**ROW, "note": float("nan")}, change=seen(0)).changes == {}
+
+
+def test_what_a_callback_deleted_is_null() -> None:
+    """As in a session, a deleted column is one without a value."""
+    assert fired("delete", row={**ROW, "note": "old"}).changes == {"note": None}
+
+
+def test_what_a_callback_expired_is_not_taken_for_null() -> None:
+    """A callback that commits the row in a session of its own leaves columns that nobody can read: that is told."""
+    with pytest.raises(DetachedInstanceError):
+        firing("commit").run()
 
 
 def test_a_further_event_is_part_of_the_same_macrostep() -> None:
