@@ -1,8 +1,10 @@
 """State machines that hold: python-statemachine persisted through SQLAlchemy."""
 
 from statelatch.adapter import PersistenceAdapter
+from statelatch.batcher import Batcher
 from statelatch.errors import (
     ActiveRunExistsError,
+    BatchInterruptedError,
     ConfigurationError,
     ConnectionFailureError,
     NotAppliedError,
@@ -15,17 +17,22 @@ from statelatch.errors import (
     UnknownStateError,
 )
 from statelatch.mapping import MachineMapping
-from statelatch.records import Explanation, Snapshot, Transitioned
+from statelatch.records import BulkResult, Explanation, LogEntry, Request, Snapshot, Transitioned
 
 __all__ = [
     "ActiveRunExistsError",
+    "BatchInterruptedError",
+    "Batcher",
+    "BulkResult",
     "ConfigurationError",
     "ConnectionFailureError",
     "Explanation",
+    "LogEntry",
     "MachineMapping",
     "NotAppliedError",
     "OutcomeUnknownError",
     "PersistenceAdapter",
+    "Request",
     "RequestError",
     "RowNotFoundError",
     "Snapshot",

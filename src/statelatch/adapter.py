@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from sqlalchemy import Engine
 
-from statelatch import plans
-from statelatch.drive import drive
+from statelatch import batch, bulk, plans
+from statelatch.bulk_statements import BulkStatements
+from statelatch.drive import Hook, drive
 from statelatch.engines import is_in_memory, open_engine, reconnected
 from statelatch.errors import ConfigurationError
+from statelatch.history import history
 from statelatch.statements import Statements
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
     from types import TracebackType
     from uuid import UUID
 
     from sqlalchemy import URL
 
+    from statelatch.batch import Answer
     from statelatch.commands import Plan
+    from statelatch.criteria import Criterion
     from statelatch.mapping import MachineMapping
-    from statelatch.records import Explanation, Snapshot, Transitioned
+    from statelatch.records import BulkResult, Explanation, LogEntry, Request, Snapshot, Transitioned
 
 __all__ = ["PersistenceAdapter"]
 
+HookT = TypeVar("HookT", bound=Hook)
 Result = TypeVar("Result")
 
 
@@ -39,18 +46,27 @@ class PersistenceAdapter:
     """
 
     def __init__(self, engine_or_url: Engine | URL | str, mapping: MachineMapping) -> None:
-        self._owns_engine = not isinstance(engine_or_url, Engine)
-        self.engine = engine_or_url if isinstance(engine_or_url, Engine) else open_engine(engine_or_url)
-        if self._owns_engine and is_in_memory(self.engine):
+        self._given = engine_or_url if isinstance(engine_or_url, Engine) else None
+        self._sending = self._given or open_engine(cast("URL | str", engine_or_url), autocommit=True)
+        if self._given is None and is_in_memory(self._sending):
             raise ConfigurationError(
                 "database URL: a database in memory belongs to one connection, and each thread has its own; "
                 "use a file, as sqlite:///runs.db, or pass an engine of your own"
             )
         self.mapping = mapping
-        dialect = self.engine.dialect
-        self._statements = Statements(
-            mapping, update_returning=dialect.update_returning, insert_returning=dialect.insert_returning
-        )
+        self._statements = Statements(mapping, self._sending.dialect)
+        self._bulk = BulkStatements(self._statements)
+        self._hooks: list[Hook] = []
+        self._is_reconnected = False
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that was given; else one for transactions of your own on the adapter's database.
+
+        That one has a pool of its own, made when you first ask for it: the adapter itself sends single statements in
+        AUTOCOMMIT.
+        """
+        return self._given or open_engine(self._sending.url)
 
     def create(self, **columns: Any) -> Snapshot:
         """Insert a row in the machine's initial state, at version 1.
@@ -99,7 +115,8 @@ class PersistenceAdapter:
             token: proof to leave in the row, a random UUID; by default a new one. Repeating a call whose
                 outcome is unknown with the same token applies the event once: if the first call's write
                 landed, and nobody has moved the row since, it is reported as applied.
-            params: parameters of the event, for callbacks, guards and `assigns`.
+            params: parameters of the event, for callbacks, guards and `assigns`. If the mapping has a log, `actor`
+                (text) and `data` (what JSON can hold) are recorded in it, too.
 
         Returns:
             The transition, which is durable.
@@ -109,13 +126,98 @@ class PersistenceAdapter:
             TransitionRefusedError: no transition from the row's state, or its guards are false.
             RowNotFoundError: there is no such row.
             UnknownStateError: the row holds a state that the machine lacks.
-            RequestError: unknown event, missing parameter, naive datetime.
+            RequestError: unknown event, missing parameter, naive datetime, `actor` or `data` that the log cannot hold.
             ConnectionFailureError: the database did not answer, nothing was written; its subclass
                 `OutcomeUnknownError` if the acknowledgement of COMMIT was lost: repeat with its token.
+            sqlalchemy.exc.IntegrityError: a constraint of yours, as the driver raised it; or the log has an entry of
+                this version already, because somebody wrote it, or the row's version, by hand. Nothing was written.
             Exception: whatever a callback raised; nothing was written.
         """
         plan = plans.send(self._statements, key, event, expected_version=expected_version, token=token, params=params)
         return self.run(plan)
+
+    def send_batch(self, requests: Iterable[Request]) -> list[Answer]:
+        """Apply many events to many rows, in as few statements as the database allows.
+
+        Each request is decided as `send` would decide it, and has an answer of its own. A batch is not atomic: the
+        requests of one event are carried by one UPDATE, up to a thousand at a time, each of which is a transaction of
+        its own; whatever is answered is durable. Requests for one key are applied in their order; between different
+        keys there is none.
+
+        Args:
+            requests: at least one. Their events must be compiled (see `explain`).
+
+        Returns:
+            An answer for each request, in order: the `Transitioned`, or the exception that `send` would raise: a
+            `NotAppliedError`; an `UnknownStateError`; or what the driver raised of this request's values, for
+            instance an `sqlalchemy.exc.IntegrityError` of a constraint of yours.
+
+        Raises:
+            RequestError: no requests, or one of them cannot be carried out as it was written: unknown event, one that
+                needs Python, missing parameter, naive datetime, a token used twice. The message has its number;
+                nothing was written.
+            BatchInterruptedError: the database did not answer. The answers that there are, are in it, and so are the
+                requests without one: send those again.
+        """
+        return self.run(batch.send_batch(self._statements, requests))
+
+    def send_where(
+        self,
+        event: str,
+        *criteria: Criterion,
+        limit: int | None = None,
+        keys: bool = False,
+        waive: Collection[str] = (),
+        **params: Any,
+    ) -> BulkResult:
+        """Apply one event to many rows: one UPDATE, which moves each row whose state and guards allow it.
+
+        Memory does not grow with the number of rows. What cannot be done by the UPDATE is refused before it is sent.
+        `after_commit` hooks are called for each row.
+
+        Args:
+            event: name of the event.
+            criteria: which rows, as in SQLAlchemy's `where`; all of them must hold. Without any: every row that may
+                move. They read the entity's table; another table is asked in an EXISTS or a subquery.
+            limit: move at most so many rows, the first by primary key. On PostgreSQL rows that another transaction is
+                writing are passed over, so that callers at the same time get different rows.
+            keys: bring the keys of the moved rows along. They are read by their token before COMMIT: without an index
+                on the token that is a pass over the table, during which the moved rows stay locked. The same goes for
+                hooks, and on SQLite and MariaDB for a log: on MariaDB at REPEATABLE READ, its default, such a pass
+                locks every row, so that calls at the same time break each other off.
+            waive: names of callbacks that may be skipped for these rows, as `explain` gives them. Guards and
+                validators decide whether a row moves; they cannot be waived.
+            params: parameters of the event, for guards and `assigns`.
+
+        Returns:
+            How many rows were moved, durably; with their keys, if asked for.
+
+        Raises:
+            RequestError: unknown event, missing parameter, a guard that is Python, a callback that would be skipped, a
+                criterion that is no SQL expression or reads another table. Nothing was written.
+            ConnectionFailureError: the database did not answer, or broke the transaction off in favour of others, three
+                times; nothing was written. Its subclass `OutcomeUnknownError` if the acknowledgement of COMMIT was
+                lost: rows that were moved have its token, or another variant of it.
+            StatelatchError: the temporary folder has no room for the keys; nothing was written.
+        """
+        hooked = bool(self._hooks)
+        plan = bulk.send_where(
+            self._bulk, event, criteria, limit=limit, keys=keys, waive=waive, params=params, hooked=hooked
+        )
+        return self.run(plan)
+
+    def history(self, key: Any) -> list[LogEntry]:
+        """The applied transitions of one row, oldest first, as the mapping's log keeps them.
+
+        Args:
+            key: primary key; a tuple if it has several columns. A row that is gone may have left its history.
+
+        Raises:
+            RowNotFoundError: there is no such row, and no entry of one.
+            RequestError: the mapping keeps no log.
+            ConnectionFailureError: the database did not answer.
+        """
+        return self.run(history(self._statements, key))
 
     def explain(self, event: str) -> Explanation:
         """How an event is carried out: compiled or interpreted, why, and the SQL on this database.
@@ -125,9 +227,24 @@ class PersistenceAdapter:
         """
         return self._statements.event(event).explained(self.engine.dialect)
 
+    def after_commit(self, hook: HookT) -> HookT:
+        """Call this with each `Transitioned` of this adapter, once it is durable; usable as a decorator.
+
+        For side effects that must not happen unless the transition did: a message, a metric. It is called in the
+        thread that sent the event, in no transaction, before the verb returns; once per applied transition, never for
+        one that was refused, rolled back, or is of unknown outcome. If the process dies in between it is not called:
+        what must not be lost belongs into the database. What it raises is logged, and the transition stays what it
+        is.
+
+        Args:
+            hook: called with the transition; what it returns is not used.
+        """
+        self._hooks.append(hook)
+        return hook
+
     def run(self, plan: Plan[Result]) -> Result:
         """Run a plan of your own, made of the same commands as statelatch's, on this adapter's engine."""
-        return drive(plan, self.engine)
+        return drive(plan, self._sending, self._hooks)
 
     @property
     def statements(self) -> Statements:
@@ -136,14 +253,16 @@ class PersistenceAdapter:
 
     def reconnected(self) -> PersistenceAdapter:
         """The same adapter on new connections to the same database. Close it after use."""
-        adapter = PersistenceAdapter(reconnected(self.engine), self.mapping)
-        adapter._owns_engine = True
+        adapter = PersistenceAdapter(reconnected(self._sending), self.mapping)
+        adapter._hooks, adapter._is_reconnected = self._hooks, True
         return adapter
 
     def close(self) -> None:
         """Close the connections of an engine that the adapter made itself; leave yours alone."""
-        if self._owns_engine:
-            self.engine.dispose()
+        if self._given is None or self._is_reconnected:
+            self._sending.dispose()
+            if "engine" in vars(self):
+                self.engine.dispose()
 
     def __enter__(self) -> Self:
         """Return the adapter itself."""

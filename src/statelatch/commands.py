@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
     from statelatch.interpreter import Firing
+    from statelatch.prepared import Prepared
+    from statelatch.records import Transitioned
 
-__all__ = ["Execute", "Fire", "Plan", "Reply", "Row"]
+__all__ = ["Applied", "Execute", "Fire", "Plan", "Reply", "Row"]
 
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Execute:
     """Statements of one transaction of its own, committed together.
 
-    It ends early, still committing, after a statement that matched no row.
+    If the first matches no row, the others are not sent.
 
     Attributes:
         statements: each with its parameters.
@@ -30,7 +32,7 @@ class Execute:
         key: which row, likewise.
     """
 
-    statements: tuple[tuple[Executable, Mapping[str, Any]], ...]
+    statements: tuple[tuple[Executable | Prepared, Mapping[str, Any]], ...]
     token: UUID | None = None
     key: object = None
 
@@ -40,12 +42,20 @@ class Execute:
         return not all(getattr(statement, "is_select", False) for statement, _ in self.statements)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
-    """What a transaction answered: rows matched by its first statement, rows returned by its last."""
+    """What a transaction answered.
+
+    Attributes:
+        matched: rows matched by its first statement.
+        rows: returned by the last statement that returned any; those of a SELECT with the option `yield_per` lie in a
+            file (`SpooledRows`).
+        number: what its first statement left in LAST_INSERT_ID, where the database has that.
+    """
 
     matched: int
-    rows: Sequence[Row] = ()
+    rows: Collection[Row] = ()
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +65,12 @@ class Fire:
     firing: Firing
 
 
+@dataclass(slots=True)
+class Applied:
+    """These transitions are durable: the adapter's `after_commit` hooks are due. The reply is None."""
+
+    transitions: Iterable[Transitioned]
+
+
 Result = TypeVar("Result")
-Plan = Generator[Execute | Fire, Any, Result]
+Plan = Generator[Execute | Fire | Applied, Any, Result]

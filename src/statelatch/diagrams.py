@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from sqlalchemy import BindParameter, Column, ColumnElement, literal_column, make_url
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, CompileError, NoSuchModuleError
 from sqlalchemy.sql import visitors
 from statemachine import StateChart
@@ -284,7 +285,7 @@ def lifecycle_page(mapping: MachineMapping) -> str:
 
 def _edges(mapping: MachineMapping) -> Iterator[tuple[str, Edge]]:
     """Every event with each of its transitions; of `done.x` and its other spelling `done_x` the latter."""
-    statements = Statements(mapping, update_returning=False, insert_returning=False)
+    statements = Statements(mapping, DefaultDialect())
     for event in mapping.events:
         if "." not in event or event.replace(".", "_") not in mapping.events:
             yield from ((event, edge) for edge in statements.event(event).edges)

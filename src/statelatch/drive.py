@@ -6,27 +6,39 @@ wrong, judged by `statelatch.faults`. It knows the phase of every statement, bec
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from statelatch import faults
-from statelatch.commands import Execute, Fire, Plan, Reply
+from statelatch.commands import Applied, Execute, Fire, Plan, Reply
 from statelatch.errors import Phase
+from statelatch.lines import line_for
+from statelatch.records import Transitioned
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from statelatch.interpreter import Fired, Refused
+    from statelatch.lines import Line
 
-__all__ = ["drive"]
+__all__ = ["Hook", "drive"]
 
+logger = logging.getLogger("statelatch")
+
+Hook = Callable[[Transitioned], object]
 Result = TypeVar("Result")
 
 
-def drive(plan: Plan[Result], engine: Engine) -> Result:
+def drive(plan: Plan[Result], engine: Engine, hooks: Sequence[Hook] = ()) -> Result:
     """Run a plan over connections of this engine.
+
+    Args:
+        plan: what to do.
+        engine: where.
+        hooks: called with each transition that the plan has made durable.
 
     Raises:
         ConnectionFailureError: the database did not answer.
@@ -36,7 +48,7 @@ def drive(plan: Plan[Result], engine: Engine) -> Result:
         command = next(plan)
         while True:
             try:
-                reply = _perform(command, engine)
+                reply = _perform(command, engine, hooks)
             except Exception as error:  # noqa: BLE001  the plan decides
                 command = plan.throw(error)
             else:
@@ -45,22 +57,30 @@ def drive(plan: Plan[Result], engine: Engine) -> Result:
         return stop.value
 
 
-def _perform(command: Execute | Fire, engine: Engine) -> Reply | Fired | Refused:
-    return command.firing.run() if isinstance(command, Fire) else _transaction(command, engine)
+def _perform(
+    command: Execute | Fire | Applied, engine: Engine, hooks: Sequence[Hook]
+) -> Reply | Fired | Refused | None:
+    if isinstance(command, Execute):
+        return _transaction(command, engine)
+    if isinstance(command, Fire):
+        return command.firing.run()
+    return _tell(hooks, command.transitions)
 
 
 def _transaction(command: Execute, engine: Engine) -> Reply:
     """One transaction, in which every error is judged with the phase that it happened in."""
     phase = Phase.CONNECT
     try:
-        with engine.connect() as connection:
-            phase, committing = Phase.EXECUTE, Phase.COMMIT if command.writes else Phase.EXECUTE
-            with _begun(connection, command) as autocommits:
-                phase = committing if autocommits else phase
-                reply = _execute(command, connection)
-                phase = committing
-                _commit(connection)
+        with line_for(engine, command) as line:
+            phase = Phase.EXECUTE
+            autocommits = line.begin(several=len(command.statements) > 1)
+            phase = Phase.COMMIT if autocommits else phase
+            reply = _execute(command, line)
+            phase = Phase.COMMIT
+            if not autocommits:
+                line.commit()
     except Exception as error:
+        phase = phase if command.writes else min(phase, Phase.EXECUTE, key=list(Phase).index)
         judged = faults.judge(error, phase, engine, command.token, command.key)
         if judged is error:
             raise
@@ -68,45 +88,25 @@ def _transaction(command: Execute, engine: Engine) -> Reply:
     return reply
 
 
-def _execute(command: Execute, connection: Connection) -> Reply:
-    matched: int | None = None
-    rows: list[Any] = []
-    for statement, parameters in command.statements:
-        result = connection.execute(statement, parameters)
-        rows = list(result.mappings()) if result.returns_rows else []
-        if matched is None:  # SQLite counts no rows for RETURNING
-            matched = len(rows) if result.returns_rows else result.rowcount
-        if not matched:
-            break
-    return Reply(matched or 0, rows)
+def _execute(command: Execute, line: Line) -> Reply:
+    """The statements in turn; none after a first that matched no row."""
+    (first, parameters), *others = command.statements
+    reply = line.execute(first, parameters)
+    for statement, parameters in others if reply.matched else ():
+        reply.rows = line.execute(statement, parameters).rows or reply.rows
+    return reply
 
 
-def _commit(connection: Connection) -> None:
-    """Commit; a connection that failed to is not given back to the pool with its transaction open."""
-    try:
-        connection.commit()
-    except BaseException:
-        connection.invalidate()
-        raise
-
-
-@contextmanager
-def _begun(connection: Connection, command: Execute) -> Generator[bool]:
-    """Begin, and tell whether each statement is durable by itself, so that a lost answer to it is ambiguous.
-
-    Several statements are a transaction, whatever the connection is set to, and it is given back as it was.
-    On SQLite a listener of the user's may have sent BEGIN where the driver does not.
-    """
-    connection.begin()
-    driver_connection: Any = connection.connection.dbapi_connection
-    sent = connection.dialect.name == "sqlite" and driver_connection.in_transaction
-    autocommits = not sent and connection.dialect.detect_autocommit_setting(driver_connection)
-    if not autocommits or len(command.statements) == 1:
-        yield autocommits
-        return
-    connection.exec_driver_sql("BEGIN")
-    try:
-        yield False
-    except BaseException:
-        connection.invalidate()  # SQLAlchemy may hold a ROLLBACK for needless here
-        raise
+def _tell(hooks: Sequence[Hook], transitions: Iterable[Transitioned]) -> None:
+    """Call the hooks. What they raise is logged: the transition is durable, whatever they think of it."""
+    for transition in transitions if hooks else ():
+        for hook in hooks:
+            try:
+                hook(transition)
+            except Exception:
+                logger.exception(
+                    "after_commit hook raised; %s %s is at version %s all the same",
+                    transition.event,
+                    transition.key,
+                    transition.version,
+                )

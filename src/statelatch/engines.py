@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -12,7 +13,19 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from statelatch.errors import ConfigurationError
 
-__all__ = ["is_in_memory", "open_engine", "reconnected", "shown"]
+if TYPE_CHECKING:
+    from sqlalchemy.pool import PoolProxiedConnection
+
+__all__ = [
+    "disconnected",
+    "give_back",
+    "is_in_memory",
+    "is_initialized",
+    "is_observed",
+    "open_engine",
+    "reconnected",
+    "shown",
+]
 
 LOCK_TIMEOUT = 30.0
 """Seconds for which SQLite waits for another writer before it reports BUSY."""
@@ -31,12 +44,17 @@ _MASK = "***"
 _CANNOT_SWITCH = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY")
 
 
-def open_engine(url: URL | str) -> Engine:
+def open_engine(url: URL | str, *, autocommit: bool = False) -> Engine:
     """An engine for this URL.
 
     SQLite files are put into WAL mode, so that readers and one writer do not wait for each other, as soon as nobody
     else uses them; a writer waits for another as long as the URL says (`?timeout=5`), by default `LOCK_TIMEOUT`.
     `mariadb://` and `mysql://` mean PyMySQL, the driver of the extra `mariadb`.
+
+    Args:
+        url: of the database.
+        autocommit: each statement is durable by itself, in one round trip. Set when a connection is made: to set it
+            for each use would cost two more round trips on MariaDB.
 
     Raises:
         ConfigurationError: no such dialect, or its driver is not installed.
@@ -45,7 +63,8 @@ def open_engine(url: URL | str) -> Engine:
         parsed = _with_driver(make_url(url))
         is_default = parsed.get_backend_name() == "sqlite" and "timeout" not in parsed.query
         arguments: dict[str, Any] = {"timeout": LOCK_TIMEOUT} if is_default else {}
-        engine = create_engine(parsed, connect_args=arguments)
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+        engine = create_engine(parsed, connect_args=arguments, **(options if autocommit else {}))
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"database URL: {error}; expected for instance sqlite:///runs.db") from error
     except ModuleNotFoundError as error:
@@ -66,6 +85,29 @@ def reconnected(engine: Engine) -> Engine:
     own = {name: value for name, value in vars(engine).items() if name not in {"pool", "_proxied"}}
     vars(anew).update(own, _has_events=engine._has_events)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return anew
+
+
+def is_initialized(engine: Engine) -> bool:
+    """Whether the dialect knows its server, from the first connection that SQLAlchemy has made."""
+    return getattr(engine.dialect, "server_version_info", None) is not None
+
+
+def is_observed(engine: Engine) -> bool:
+    """Whether SQLAlchemy's `Connection` does more here than send the statement: events, options, logging."""
+    listeners = engine._has_events or engine.dialect._has_events  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return bool(listeners or engine.get_execution_options() or engine.logger.isEnabledFor(logging.INFO))
+
+
+def disconnected(engine: Engine, connection: PoolProxiedConnection, error: BaseException) -> None:
+    """Let the pool renew this connection, and all that are as old: they were lost together."""
+    engine.pool._invalidate(connection, error)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    if connection.is_valid:
+        connection.invalidate(error)
+
+
+def give_back(connection: PoolProxiedConnection) -> None:
+    """Return a connection whose transaction is over; SQLAlchemy need not send a ROLLBACK for it."""
+    connection._close_special(transaction_reset=True)  # noqa: SLF001  # pyright: ignore
 
 
 def shown(url: URL) -> str:

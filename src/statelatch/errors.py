@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    from statelatch.records import Request, Transitioned
+
 __all__ = [
     "ActiveRunExistsError",
+    "BatchInterruptedError",
     "ConfigurationError",
     "ConnectionFailureError",
     "NotAppliedError",
@@ -227,11 +230,12 @@ class OutcomeUnknownError(ConnectionFailureError):
 
     Send the same event with the same `token` again, over any connection: if the first attempt landed
     it is recognised by its token and reported as applied, never done twice. After a lost `create`, load the
-    row with its key: if it is there and has the token, it was written.
+    row with its key: if it is there and has the token, it was written. After a lost `send_where` the rows that
+    were moved are those whose token is one of `statelatch.tokens.variants` of it; how many, is not known before.
 
     Attributes:
         token: what the write would have left in the row; None if the write carries none.
-        key: primary key of the row.
+        key: primary key of the row; None if it is not known, or the write was one to many rows.
     """
 
     def __init__(
@@ -242,6 +246,49 @@ class OutcomeUnknownError(ConnectionFailureError):
 
     def _message(self) -> str:
         return (
-            f"{self.database} did not acknowledge the commit: {self.detail}. It may have been written: send the "
-            f"event for {self.key} again with the same token {self.token}, or load the row and compare its token."
+            f"{self.database} did not acknowledge the commit: {self.detail}. It may have been written: {self._step()}."
+        )
+
+    def _step(self) -> str:
+        if self.token is None:
+            return "look at what it would have changed"
+        if self.key is None:
+            return f"rows that were moved have the token {self.token}, or another variant of it; count them"
+        return (
+            f"send the event for {self.key} again with the same token {self.token}, or load the row and compare its "
+            "token"
+        )
+
+
+class BatchInterruptedError(OutcomeUnknownError):
+    """The database did not answer for a whole batch. Nothing that it did answer is lost.
+
+    Send `requests` over any connection, by `send_batch`: each carries its token, so that one which had been written
+    after all is recognised and reported as applied, never done twice. Their answers, in order, take the places of
+    None in `answers`.
+
+    Attributes:
+        answers: what `send_batch` would have returned, with None for each request without an answer.
+        requests: those without an answer, in order.
+        phase: how far the statement had come that failed; only in phase `commit` may one have been written.
+    """
+
+    def __init__(
+        self,
+        *,
+        phase: Phase,
+        database: str,
+        detail: str,
+        answers: list[Transitioned | NotAppliedError | UnknownStateError | Exception | None],
+        requests: list[Request],
+    ) -> None:
+        self.answers, self.requests = answers, requests
+        super().__init__(phase=phase, database=database, detail=detail)
+
+    def _message(self) -> str:
+        found = len(self.answers) - len(self.requests)
+        return (
+            f"{self.database} did not answer ({self.phase}): {self.detail}. {found} of {len(self.answers)} requests "
+            "have an answer, in `answers`. Send the others, in `requests`, again: they carry their tokens, and none is "
+            "applied twice."
         )

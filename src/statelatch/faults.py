@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["Contention", "LostRace", "Meaning", "is_duplicate", "judge", "meaning_of"]
+__all__ = ["Contention", "LostRace", "Meaning", "is_duplicate", "is_impossible", "judge", "meaning_of"]
 
 
 class Meaning(Enum):
@@ -195,3 +195,17 @@ def is_duplicate(error: BaseException) -> bool:
     number = origin.args[0] if origin.args else None
     name, state = getattr(origin, "sqlite_errorname", None), getattr(origin, "sqlstate", None)
     return state == "23505" or number == 1062 or name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
+
+
+IMPOSSIBLE = frozenset({1044, 1045, 1054, 1064, 1142, 1143, 1146, 1227, 1267})
+"""MariaDB's error numbers for a statement that fails whatever its values: no right, no such table or column, syntax."""
+
+
+def is_impossible(error: BaseException) -> bool:
+    """Whether a statement fails whatever its values are, so that to send fewer rows with it would not help."""
+    if not isinstance(error, DBAPIError):
+        return False
+    origin: Any = error.orig
+    number = origin.args[0] if origin.args else None
+    name, state = getattr(origin, "sqlite_errorname", None), getattr(origin, "sqlstate", None)
+    return (state or "").startswith("42") or number in IMPOSSIBLE or name == "SQLITE_ERROR"

@@ -8,23 +8,27 @@ from statelatch import framework
 from statelatch.writes import set_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
+    from statemachine.callbacks import CallbackSpec
     from statemachine.transition import Transition
 
+    from statelatch.event_statements import EventStatements
     from statelatch.mapping import MachineMapping
-    from statelatch.statements import EventStatements
 
-__all__ = ["has_eventless", "machine_reasons", "reasons_of"]
+__all__ = ["actions_of", "has_eventless", "machine_reasons", "reasons_of"]
 
 
-def reasons_of(event: EventStatements) -> Iterable[str]:
-    """Why this event needs Python, if it does."""
+def reasons_of(event: EventStatements, *, waived: Collection[str] = ()) -> Iterable[str]:
+    """Why this event needs Python, if it does; `waived` are actions that it may do without."""
     mapping = event.mapping
     yield from machine_reasons(mapping)
     for edge in event.edges:
         yield from (guard.reason for guard in edge.guards if guard.truth is None)
-        yield from (f"action {name!r} is Python" for name in _actions(mapping, edge.transition))
+        names = _called(mapping, edge.transition.validators)
+        yield from (f"validator {name!r} is Python" for name in names)
+        names = actions_of(mapping, edge.transition)
+        yield from (f"action {name!r} is Python" for name in names if name not in waived)
         if edge.truth().raises is not None and mapping.machine.catch_errors_as_events:
             yield f"guards of {edge.transition} may raise, and the chart catches errors as events"
     translated = all(guard.truth for edge in event.edges for guard in edge.guards)
@@ -47,13 +51,15 @@ def has_eventless(mapping: MachineMapping) -> bool:
     return any(transition.is_eventless for state in mapping.states.values() for transition in state.transitions)
 
 
-def _actions(mapping: MachineMapping, transition: Transition) -> Iterable[str]:
-    """Callbacks that a compiled UPDATE would skip."""
-    names = mapping.machine_names | mapping.model_names
+def actions_of(mapping: MachineMapping, transition: Transition) -> Iterable[str]:
+    """Callbacks that a compiled UPDATE would skip. Validators are none: they decide whether the row moves."""
     target = transition.target or transition.source
-    groups = [transition.validators, transition.before, transition.on, transition.after]
+    groups = [transition.before, transition.on, transition.after]
     groups += [transition.source.exit, target.enter, target.invoke, mapping.machine.prepare]
     for group in groups:
-        for spec in group:
-            if framework.would_call(spec, names):
-                yield str(spec)
+        yield from _called(mapping, group)
+
+
+def _called(mapping: MachineMapping, group: Iterable[CallbackSpec]) -> Iterable[str]:
+    names = mapping.machine_names | mapping.model_names
+    return (str(spec) for spec in group if framework.would_call(spec, names))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from sqlalchemy import ClauseElement
@@ -12,11 +13,22 @@ from statelatch.errors import RequestError
 from statelatch.guards import NOT_PARAMETERS, event_parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Column, String
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["bound_parameters", "check_changes", "check_datetimes", "check_new", "check_params", "check_proof"]
+__all__ = [
+    "bound_parameters",
+    "check_actor",
+    "check_changes",
+    "check_data",
+    "check_datetimes",
+    "check_new",
+    "check_params",
+    "check_proof",
+]
 
 
 def check_new(mapping: MachineMapping, values: Mapping[str, Any]) -> None:
@@ -82,3 +94,78 @@ def check_datetimes(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, datetime) and value.tzinfo is None:
             raise RequestError(f"{name}: naive datetime {value!r}; say which zone it is in; nothing was written")
+
+
+def check_actor(column: Column[Any], actor: object) -> None:
+    """Refuse what the log's column for the actor cannot hold."""
+    if actor is None:
+        return
+    if not isinstance(actor, str):
+        raise RequestError(f"actor: expected text for {column}, found {actor!r}; nothing was written")
+    length: int | None = cast("String", column.type).length
+    if length is not None and len(actor) > length:
+        raise RequestError(
+            f"actor: it has {len(actor)} characters, {column} holds {length}; nothing was written. Shorten it, or "
+            "lengthen the column."
+        )
+    _check_text("actor", actor)
+
+
+def check_data(column: Column[Any], data: object) -> None:
+    """Refuse what is no JSON."""
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{_culprit(data)}: {error}; nothing was written. {column} holds JSON: pass text, numbers, booleans, None, "
+            "lists and dicts of these."
+        ) from error
+    for text in _texts(data):
+        _check_text("data", text)
+
+
+def _culprit(data: object) -> str:
+    """Which part of the data is no JSON, as Python would spell it."""
+    path, part = "data", data
+    for _ in range(20):  # what refers to itself has no end
+        found = next(((key, inner) for key, inner in _parts(part) if not _is_json(inner)), None)
+        if found is None:
+            return path
+        key, part = found
+        path += f"[{key!r}]"
+    return "data"
+
+
+def _parts(data: object) -> Iterable[tuple[object, object]]:
+    match data:
+        case dict():
+            return cast("dict[object, object]", data).items()
+        case list() | tuple():
+            return enumerate(cast("Sequence[object]", data))
+        case _:
+            return ()
+
+
+def _is_json(data: object) -> bool:
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _texts(data: object) -> Iterator[str]:
+    """Every text in it, keys included."""
+    if isinstance(data, str):
+        yield data
+    for key, part in _parts(data):
+        yield from (*_texts(key), *_texts(part))
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse text that PostgreSQL does not store: NUL, and halves of surrogate pairs."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(
+            f"{name}: {text!r} contains NUL or half a surrogate pair, which no database stores as text; "
+            "nothing was written. Take it out."
+        )

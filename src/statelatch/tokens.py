@@ -25,7 +25,7 @@ def mint() -> UUID:
 
 def variants(token: UUID, sources: int) -> Sequence[UUID]:
     """The token as each source state writes it; the first is the token itself."""
-    return [UUID(int=token.int ^ number) for number in range(sources)]
+    return [token, *(UUID(int=token.int ^ number) for number in range(1, sources))]
 
 
 def source_number(token: UUID, stored: UUID | None, sources: int) -> int | None:

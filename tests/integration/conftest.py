@@ -23,6 +23,12 @@ def fallback(runs_engine: Engine) -> Generator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(params=[False, True], ids=["one by one", "batched"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that uses this runs once with managers that batch unless they are told otherwise."""
+    monkeypatch.setitem(RunManager.__init__.__kwdefaults__, "batch", request.param)
+
+
 @pytest.fixture
 def manager(runs_engine: Engine) -> Generator[RunManager]:
     """A manager whose heart beats so seldom that a test can count what else is sent."""

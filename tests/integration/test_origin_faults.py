@@ -18,6 +18,8 @@ from statelatch.runs import Outcome, RunManager
 from tests.outages import Traffic
 from tests.runs import NEVER, PATIENCE, at_gate, nothing, stored
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def test_an_update_that_matches_no_row_is_no_failure(runs_engine: Engine, fallback: Engine) -> None:
     """(a) A run was cancelled meanwhile: completing it is a no-op over the primary's one connection, and no other's."""

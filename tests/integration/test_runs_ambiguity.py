@@ -14,6 +14,8 @@ from statelatch.runs import Outcome, RunManager
 from tests.outages import LostCommit, Outage
 from tests.runs import NEVER, PATIENCE, broken, everything, nothing, stopping, stored
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 WORDS = [
     pytest.param(nothing, "completed", 0, id="completed"),
     pytest.param(broken, "failed", 0, id="failed"),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 TERMINAL = {"completed", "failed", "cancelled"}
 
 

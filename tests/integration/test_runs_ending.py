@@ -18,6 +18,8 @@ from statelatch.runs.endings import DEEPEST_JSON, LARGEST_JSON
 from tests.runs import PATIENCE, at_gate, eventually, nothing, stored
 from tests.unit.test_runs_endings import Stubborn, nested
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def raising(error: BaseException) -> None:
     """Raise it."""

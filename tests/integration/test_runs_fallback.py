@@ -20,6 +20,8 @@ from tests.databases import unreachable
 from tests.outages import Outage, Traffic, disconnect
 from tests.runs import ENDS, NEVER, PATIENCE, Delayed, nothing, stored, until_cancelled
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize(("function", "state", "error"), ENDS)
 def test_the_fallback_writes_what_the_primary_cannot(

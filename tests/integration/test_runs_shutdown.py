@@ -15,6 +15,8 @@ from statelatch.runs import Outcome, RunHandle, RunManager, create_tables
 from tests.databases import kill_connections, on, pooled
 from tests.runs import PATIENCE, at_gate, eventually, everything, nothing, stored, until_cancelled
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def begun(manager: RunManager) -> RunHandle:
     """A run whose function is waiting to be cancelled."""

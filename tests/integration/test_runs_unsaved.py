@@ -15,6 +15,8 @@ from tests.databases import unreachable
 from tests.outages import Outage
 from tests.runs import ENDS, NEVER, PATIENCE, Delayed, Holding, at_gate, broken, eventually, nothing, stored
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize(("function", "target", "error"), ENDS)
 def test_a_last_word_that_nobody_takes_is_told(

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from statemachine.exceptions import TransitionNotAllowed
 from statelatch import errors
 from statelatch.errors import (
     ActiveRunExistsError,
+    BatchInterruptedError,
     ConfigurationError,
     ConnectionFailureError,
     NotAppliedError,
@@ -24,6 +26,7 @@ from statelatch.errors import (
     UnknownStateError,
 )
 from statelatch.faults import Contention, LostRace
+from statelatch.records import Request, Transitioned
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
 
@@ -44,6 +47,16 @@ UNREACHABLE = ConnectionFailureError(phase=Phase.CONNECT, database="postgresql:/
 LOST_RACE = LostRace(phase=Phase.COMMIT, database="sqlite:///x.db", detail="could not serialize access")
 CONTENTION = Contention(phase=Phase.EXECUTE, database="sqlite:///x.db", detail="database is locked")
 OUTCOME_UNKNOWN = OutcomeUnknownError(phase=Phase.COMMIT, database="sqlite:///x.db", detail="gone", token=TOKEN, key=7)
+DONE = Transitioned(
+    key=6, event="pay", source="draft", target="paid", version=2, token=TOKEN, at=datetime(2026, 3, 1, tzinfo=UTC)
+)
+INTERRUPTED = BatchInterruptedError(
+    phase=Phase.COMMIT,
+    database="sqlite:///x.db",
+    detail="gone",
+    answers=[DONE, None],
+    requests=[Request(7, "pay", token=KEY)],
+)
 
 EXAMPLES: list[StatelatchError] = [
     StatelatchError("root"),
@@ -61,6 +74,7 @@ EXAMPLES: list[StatelatchError] = [
     CONTENTION,
     LOST_RACE,
     OUTCOME_UNKNOWN,
+    INTERRUPTED,
 ]
 
 BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
@@ -74,6 +88,7 @@ BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
     ActiveRunExistsError: (NotAppliedError,),
     ConnectionFailureError: (StatelatchError,),
     OutcomeUnknownError: (ConnectionFailureError,),
+    BatchInterruptedError: (OutcomeUnknownError,),
     Contention: (ConnectionFailureError,),
     LostRace: (ConnectionFailureError,),
 }

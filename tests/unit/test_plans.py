@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import ClauseElement, Executable, Text, bindparam
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateMachine
 
@@ -22,10 +23,11 @@ from statelatch import (
     UnknownStateError,
 )
 from statelatch.columns import TransitionColumns
-from statelatch.commands import Execute, Fire, Plan, Reply
+from statelatch.commands import Applied, Execute, Fire, Plan, Reply
 from statelatch.errors import Phase, Reason
 from statelatch.faults import Contention
 from statelatch.plans import TRIES, create, load, send
+from statelatch.prepared import Prepared
 from statelatch.statements import Statements
 from statelatch.writes import token_parameter
 
@@ -84,14 +86,15 @@ class Flow(StateMachine):
 
 
 MAPPING = MachineMapping(machine=Flow, entity=Order, assigns={"finish": {"note": bindparam("note", type_=Text())}})
-RETURNING = Statements(MAPPING, update_returning=True, insert_returning=True)
-PLAIN = Statements(MAPPING, update_returning=False, insert_returning=False)
+RETURNING = Statements(MAPPING, sqlite.dialect())
+PLAIN = Statements(MAPPING, DefaultDialect())
 
 
-def sql(statement: Executable) -> str:
+def sql(statement: Executable | Prepared) -> str:
     """A statement as SQLite spells it."""
-    assert isinstance(statement, ClauseElement)
-    return str(statement.compile(dialect=sqlite.dialect()))
+    clause = statement.statement if isinstance(statement, Prepared) else statement
+    assert isinstance(clause, ClauseElement)
+    return str(clause.compile(dialect=sqlite.dialect()))
 
 
 class Script:
@@ -100,18 +103,24 @@ class Script:
     def __init__(self, *replies: Reply | Exception) -> None:
         self._replies = list(replies)
         self.commands: list[Execute | Fire] = []
+        self.applied: list[Transitioned] = []
 
     def run(self, plan: Plan[Result]) -> Result:
         """Run a plan to its end; every reply must be used."""
         try:
             command = next(plan)
             while True:
-                self.commands.append(command)
-                reply = command.firing.run() if isinstance(command, Fire) else self._replies.pop(0)
+                reply = self._reply(command)
                 command = plan.throw(reply) if isinstance(reply, Exception) else plan.send(reply)
         except StopIteration as stop:
             assert self._replies == []
             return stop.value
+
+    def _reply(self, command: Execute | Fire | Applied) -> object:
+        if isinstance(command, Applied):
+            return self.applied.extend(command.transitions)
+        self.commands.append(command)
+        return command.firing.run() if isinstance(command, Fire) else self._replies.pop(0)
 
     @property
     def kinds(self) -> list[str]:
@@ -165,6 +174,16 @@ def test_an_applied_event_is_one_statement() -> None:
     assert script.kinds == ["UPDATE"]
 
 
+def test_an_applied_event_is_told_once_it_is_durable() -> None:
+    """The adapter's hooks are due after the transaction, once; a refusal tells them nothing."""
+    applied, refused = Script(outcome("gone", 2, TOKEN)), Script(NOTHING, outcome("gone", 2))
+    done = applied.run(sent("drop", token=TOKEN))
+    with pytest.raises(TransitionRefusedError):
+        refused.run(sent("drop"))
+
+    assert (applied.applied, refused.applied) == ([done], [])
+
+
 def test_without_returning_the_row_is_read_in_the_same_transaction() -> None:
     """Where UPDATE returns nothing, a SELECT follows it before the commit."""
     script = Script(outcome("gone", 2, TOKEN))
@@ -198,8 +217,8 @@ def test_a_token_is_made_for_each_call() -> None:
     """Two calls leave different proofs, and neither asks whether it was there before."""
     tokens: list[object] = []
     for _ in range(2):
-        script = Script(outcome("gone", 2, OTHER))
-        script.run(sent("drop"))
+        script = Script(outcome("done", 2, OTHER))
+        script.run(sent("finish", note="x"))
         tokens.append(script.parameters(0)[token_parameter(0)])
 
     assert tokens[0] != tokens[1]

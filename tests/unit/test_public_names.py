@@ -11,13 +11,18 @@ import statelatch
 
 DOCUMENTED = {
     "ActiveRunExistsError",
+    "BatchInterruptedError",
+    "Batcher",
+    "BulkResult",
     "ConfigurationError",
     "ConnectionFailureError",
     "Explanation",
+    "LogEntry",
     "MachineMapping",
     "NotAppliedError",
     "OutcomeUnknownError",
     "PersistenceAdapter",
+    "Request",
     "RequestError",
     "RowNotFoundError",
     "Snapshot",

@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from statelatch.commands import Execute, Plan, Reply
+from statelatch.commands import Applied, Execute, Plan, Reply
 from statelatch.errors import (
     ActiveRunExistsError,
     ConnectionFailureError,
@@ -34,7 +35,7 @@ from statelatch.statements import Statements
 
 RUN, OTHER, TOKEN, FOREIGN = (UUID(int=number) for number in (1, 2, 0x1000, 0x2000))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RUNS = RunStatements(Statements(run_mapping(), update_returning=True, insert_returning=True))
+RUNS = RunStatements(Statements(run_mapping(), sqlite.dialect()))
 MAPPING = RUNS.of_mapping.mapping
 
 NO_ANSWER = ConnectionFailureError(phase=Phase.CONNECT, database="d", detail="refused")
@@ -71,6 +72,9 @@ def play(plan: Plan[Any], answers: Answers) -> tuple[Any, list[Any]]:
     try:
         command = next(plan)
         while True:
+            if isinstance(command, Applied):
+                command = plan.send(None)
+                continue
             assert isinstance(command, Execute)
             sent.append(command.statements[0])
             answer = next(pending)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import ClauseElement, Column, ColumnElement, Integer, String, Text, bindparam, func
+from sqlalchemy import Column, ColumnElement, Integer, String, Text, bindparam, func
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -14,8 +15,9 @@ from statemachine import Event, State, StateChart, StateMachine
 
 from statelatch import ConfigurationError, MachineMapping, RequestError
 from statelatch.columns import TransitionColumns
+from statelatch.event_statements import EventStatements
 from statelatch.interpreter import Step
-from statelatch.statements import EventStatements, Statements
+from statelatch.statements import Statements
 from statelatch.writes import set_order
 
 
@@ -86,7 +88,7 @@ ASSIGNS: dict[str, dict[str, object]] = {
 def statements(machine: type[StateChart[Any]] = Flow, **mapping: Any) -> Statements:
     """The statements of a mapping, for a dialect without RETURNING."""
     built = MachineMapping(machine=machine, entity=Order, **mapping)
-    return Statements(built, update_returning=False, insert_returning=False)
+    return Statements(built, DefaultDialect())
 
 
 def event(name: str, assigns: Mapping[str, Mapping[str, object]] = ASSIGNS) -> EventStatements:
@@ -94,7 +96,7 @@ def event(name: str, assigns: Mapping[str, Mapping[str, object]] = ASSIGNS) -> E
     return statements(assigns=assigns).event(name)
 
 
-def sql(statement: ClauseElement) -> str:
+def sql(statement: Any) -> str:
     """The SQL with its constants written out and its parameters by name."""
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     params: Mapping[str, object] = cast("SQLCompiler", compiled).params
@@ -194,8 +196,8 @@ def test_order_of_writing(written: dict[Any, Any], expected: list[Any] | None) -
 
 def test_the_version_is_checked_when_it_is_asked_for() -> None:
     """With an expected version the UPDATE checks that too; a resent one spares the row that it has written."""
-    both = sql(event("drop").compiled_update(at_version=True, resent=True))
-    neither = sql(event("drop").compiled_update(at_version=False, resent=False))
+    both = sql(event("drop").compiled_update(at_version=True, resent=True, packed=True).update.statement)
+    neither = sql(event("drop").compiled_update(at_version=False, resent=False, packed=True).update.statement)
 
     assert both.endswith(
         "AND version = :latch_expected_version AND (transition_token IS NULL OR "
@@ -207,7 +209,7 @@ def test_the_version_is_checked_when_it_is_asked_for() -> None:
 
 def test_the_diagnosis_selects_each_guard() -> None:
     """What an UPDATE that matched nothing is asked about: the outcome, each guard, and where one raises."""
-    selected = sql(event("send_off").diagnosis).partition(" FROM ")[0]
+    selected = sql(event("send_off").diagnosis.statement).partition(" FROM ")[0]
 
     assert selected.startswith(
         "SELECT state AS latch_state, version AS latch_version, transition_token AS latch_token, strftime("
@@ -223,7 +225,7 @@ def test_an_interpreted_update_checks_what_sql_can() -> None:
     of_event = event("send_off", assigns={})
     second = of_event.edges[1].transition
 
-    update = sql(of_event.interpreted((Step(second, "send_off"),), ("note",)).statement)
+    update = sql(of_event.interpreted((Step(second, "send_off"),), ("note",)).update.statement)
 
     assert update.partition(" WHERE ")[2] == (
         "id = :latch_key_0 AND state = 'draft' AND paid = 0 AND \"limit\" IS NOT NULL AND "
@@ -329,7 +331,7 @@ REASONS: list[tuple[type[StateChart[Any]], str, dict[str, Any], list[str]]] = [
         Conventional,
         "go",
         {},
-        ["action 'check' is Python", "action 'before_go' is Python", "action 'on_enter_b' is Python"],
+        ["validator 'check' is Python", "action 'before_go' is Python", "action 'on_enter_b' is Python"],
     ),
     (Conventional, "on", {}, []),
     (

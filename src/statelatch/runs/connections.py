@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Engine
 
+from statelatch import plans
 from statelatch.adapter import PersistenceAdapter
+from statelatch.batcher import Batcher
 from statelatch.engines import is_in_memory
 from statelatch.errors import ConfigurationError
 from statelatch.runs.lifecycle import RunLifecycle
@@ -15,10 +17,12 @@ from statelatch.runs.plans import Answer, through
 from statelatch.runs.statements import RunStatements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from uuid import UUID
 
     from statelatch.commands import Plan
     from statelatch.mapping import MachineMapping
+    from statelatch.records import Transitioned
 
 __all__ = ["Connections"]
 
@@ -29,40 +33,80 @@ PRIMARY, RECONNECTED = "primary", "reconnected"
 
 
 class Connections:
-    """Adapters to one database, by the name under which `Finalized.via` reports them."""
+    """Adapters to one database, by the name under which `Finalized.via` reports them.
 
-    def __init__(self, primary: Source, fallbacks: Sequence[Source], mapping: Callable[[], MachineMapping]) -> None:
+    Args:
+        primary: tried first.
+        fallbacks: tried in order after the primary, and after the primary anew.
+        mapping: makes the mapping for what is no adapter yet.
+        batch: whether events that are sent at the same time go over the primary together.
+    """
+
+    def __init__(
+        self, primary: Source, fallbacks: Sequence[Source], mapping: Callable[[], MachineMapping], *, batch: bool
+    ) -> None:
         self._own: list[PersistenceAdapter] = []
         self.primary = self._adapter(primary, mapping)
         self._adapters = {PRIMARY: self.primary, RECONNECTED: self.primary}
         for number, source in enumerate(fallbacks, start=1):
             self._adapters[f"fallback {number}"] = self._adapter(source, lambda: self.primary.mapping)
         self._runs: dict[PersistenceAdapter, RunStatements] = {}
+        self._batcher = Batcher(self.primary) if batch else None
 
     @property
     def vias(self) -> tuple[str, ...]:
         """Their names, in the order in which they are tried."""
         return tuple(self._adapters)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that writes for others, which wait for it."""
+        return self._batcher is not None and self._batcher.is_here
+
     def ask(self, plan: Callable[[RunStatements], Plan[Result]]) -> Answer[Result]:
         """Run a plan over the first connection that answers."""
+        return self._first(lambda via: self._run(via, plan))
+
+    def send(self, run_id: UUID, event: str, token: UUID, params: Mapping[str, Any]) -> Answer[Transitioned]:
+        """Send an event over the first connection that answers, over the primary together with others.
+
+        The same token over each: what had landed unacknowledged is recognised, not repeated.
+        """
+        is_compiled = self.primary.statements.event(event).compiled  # not if the lifecycle has callbacks of the user's
+        batcher = self._batcher if is_compiled else None
+
+        def plan(runs: RunStatements) -> Plan[Transitioned]:
+            return plans.send(runs.of_mapping, run_id, event, expected_version=None, token=token, params=params)
+
+        def over(via: str) -> Transitioned:
+            if batcher is None or via != PRIMARY:
+                return self._run(via, plan)
+            return batcher.send(run_id, event, token=token, **params)
+
+        return self._first(over)
+
+    def close(self) -> None:
+        """Write what is still collected, and close the connections that were made here."""
+        batcher, self._batcher = self._batcher, None  # who comes later sends alone
+        if batcher is not None:
+            batcher.close()
+        for adapter in self._own:
+            adapter.close()
+
+    def _first(self, over: Callable[[str], Result]) -> Answer[Result]:
+        """Try one connection after the other, by name."""
         order: Generator[str, Result, Answer[Result]] = through(self.vias)
         try:
             via = next(order)
             while True:
                 try:
-                    reply = self._run(via, plan)
+                    reply = over(via)
                 except Exception as error:  # noqa: BLE001  `through` decides
                     via = order.throw(error)
                 else:
                     via = order.send(reply)
         except StopIteration as stop:
             return stop.value
-
-    def close(self) -> None:
-        """Close the connections that were made here."""
-        for adapter in self._own:
-            adapter.close()
 
     def _run(self, via: str, plan: Callable[[RunStatements], Plan[Result]]) -> Result:
         """All but the first try is on new connections: those of a pool may have died long ago."""

@@ -54,6 +54,10 @@ class RunManager:
         lease: seconds for which a worker holds its run without a heartbeat.
         heartbeat: seconds between two heartbeats: how soon a cancel request of another process is seen, and
             how often progress is saved. By default a third of the lease, at most one second.
+        batch: whether runs that begin or end at the same time are written together over the primary, by a
+            `Batcher`: worth its while for many short functions. A batch that is not answered is tried again run by run,
+            as without. One row that somebody holds locked holds up the others, and so does a hook of the adapter, which
+            must not wait for a run.
 
     Raises:
         RequestError: no such lease or heartbeat, or an executor of processes.
@@ -68,11 +72,12 @@ class RunManager:
         executor: Executor | None = None,
         lease: float = 30.0,
         heartbeat: float | None = None,
+        batch: bool = False,
     ) -> None:
         interval = arguments.beats(lease, heartbeat)
         if executor is not None:
             arguments.check_executor(executor)
-        self._connections = Connections(database, fallbacks, run_mapping)
+        self._connections = Connections(database, fallbacks, run_mapping, batch=batch)
         self._owns_executor = executor is None
         self._executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else executor
         self._subscriptions = Subscriptions()
@@ -332,7 +337,7 @@ class RunManager:
         self._end_if_over()
 
     def _wait_for_all(self, *, cancel: bool) -> None:
-        if self._executions.is_here():
+        if self._executions.is_here() or self._connections.is_here:
             raise RuntimeError("a run cannot wait for its own end; call shutdown(wait=False), or in another thread")
         for execution in self._close(cancel=cancel):
             if execution.awaited:

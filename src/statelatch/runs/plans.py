@@ -87,7 +87,7 @@ def create(runs: RunStatements, values: Mapping[str, Any]) -> Plan[Snapshot]:
 def select(statement: Any, **parameters: Any) -> Plan[Sequence[Mapping[str, Any]]]:
     """Read rows."""
     reply = yield from _executed(statement, parameters)
-    return reply.rows
+    return list(reply.rows)
 
 
 def _executed(statement: Executable, parameters: Mapping[str, Any]) -> Plan[Reply]:

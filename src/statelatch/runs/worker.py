@@ -10,7 +10,6 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from statelatch import plans
 from statelatch.errors import ConnectionFailureError, TransitionRefusedError
 from statelatch.runs import context, endings
 from statelatch.runs.plans import Answer, cancel_own, finalized, of_driver, progress_params
@@ -21,13 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from threading import Event
 
-    from statelatch.commands import Plan
     from statelatch.records import Transitioned
     from statelatch.runs.connections import Connections
     from statelatch.runs.endings import Ending
     from statelatch.runs.execution import Execution
     from statelatch.runs.records import Finalized
-    from statelatch.runs.statements import RunStatements
 
 __all__ = ["Call", "Terms", "finish", "work"]
 
@@ -87,8 +84,10 @@ def work(execution: Execution, call: Call, connections: Connections, terms: Term
 
 def _claimed(execution: Execution, connections: Connections, terms: Terms) -> Answer[Transitioned]:
     """Claim the run; nothing has been done yet, so wait until some connection answers."""
-    plan = _claim(execution, terms.lease)
-    while _is_outage(claim := connections.ask(plan)) and not terms.closing.is_set():
+    token, params = mint(), {"worker": execution.worker, "lease": terms.lease}
+    while _is_outage(claim := connections.send(execution.run_id, "start", token, params)):
+        if terms.closing.is_set():
+            break
         logger.warning("run %s: not started, no connection answered; next try in %s s", execution.run_id, terms.retry)
         terms.closing.wait(terms.retry)
     return claim
@@ -117,13 +116,6 @@ def _called(execution: Execution, call: Call) -> Ending:
     return endings.completed(execution.run_id, value)
 
 
-def _claim(execution: Execution, lease: float) -> Callable[[RunStatements], Plan[Transitioned]]:
-    token, params = mint(), {"worker": execution.worker, "lease": lease}
-    return lambda runs: plans.send(
-        runs.of_mapping, execution.run_id, "start", expected_version=None, token=token, params=params
-    )
-
-
 def _not_started(execution: Execution, claim: Answer[Transitioned], connections: Connections) -> None:
     """The run may not start: it was cancelled while it waited, or is about to be."""
     refusal = claim.refusal
@@ -142,25 +134,21 @@ def finish(execution: Execution, ending: Ending, connections: Connections) -> No
     Never raises for what a database did.
     """
     execution.ending = ending
-    answer = connections.ask(_last_word(execution, ending))
+    answer = _last_word(execution, ending, connections)
     execution.refusal = answer.refusal
     said = finalized(execution.run_id, ending.target, answer, ending.error)
     _log(said, answer)
     execution.close(said)
 
 
-def _last_word(execution: Execution, ending: Ending) -> Callable[[RunStatements], Plan[Transitioned]]:
+def _last_word(execution: Execution, ending: Ending, connections: Connections) -> Answer[Transitioned]:
     """The same token over every connection: what had landed unacknowledged is recognised, not repeated."""
     run_id, worker, token = execution.run_id, execution.worker, mint()
     progress = progress_params(execution.last_progress)
-
-    def plan(runs: RunStatements) -> Plan[Transitioned]:
-        if ending.event == "cancel":
-            return cancel_own(runs, run_id, token, worker if execution.claimed else None, progress)
-        params = {**ending.params, **progress, "worker": worker}
-        return plans.send(runs.of_mapping, run_id, ending.event, expected_version=None, token=token, params=params)
-
-    return plan
+    if ending.event == "cancel":
+        owner = worker if execution.claimed else None
+        return connections.ask(lambda runs: cancel_own(runs, run_id, token, owner, progress))
+    return connections.send(run_id, ending.event, token, {**ending.params, **progress, "worker": worker})
 
 
 def _log(said: Finalized, answer: Answer[Transitioned]) -> None:

@@ -58,7 +58,7 @@ class Stage:
     def cut_primary_off(self) -> None:
         """Make the primary fail, now and when it is connected again."""
         self.link.unlink()
-        self.primary.engine.dispose()
+        self.primary.close()
 
     def restore_primary(self) -> None:
         """Make it work again."""

@@ -1,0 +1,231 @@
+"""Two ways to carry one transaction to the database, which answer and fail alike.
+
+- `CoreLine` is SQLAlchemy's `Connection`. It serves whoever listens to it, or has set options on it: instrumentation,
+  `echo`, `schema_translate_map`; and statements that only SQLAlchemy can carry out.
+- `CursorLine` is the pooled DBAPI cursor beneath it, for prepared statements: several times faster. Pool, its events,
+  and the exceptions are SQLAlchemy's own.
+
+Neither decides anything: `statelatch.drive` knows the order and the phase.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+
+from sqlalchemy.exc import DBAPIError
+
+from statelatch.commands import Reply
+from statelatch.engines import disconnected, give_back, is_initialized, is_observed
+from statelatch.prepared import Prepared
+from statelatch.spooled import SpooledRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from sqlalchemy import Connection, CursorResult, Engine, Executable
+    from sqlalchemy.engine.interfaces import DBAPICursor
+    from sqlalchemy.pool import PoolProxiedConnection
+
+    from statelatch.commands import Execute, Row
+
+__all__ = ["Line", "line_for"]
+
+
+class Line(Protocol):
+    """One connection, for one transaction; a context manager that gives it back."""
+
+    def begin(self, *, several: bool) -> bool:
+        """Begin, and tell whether each statement is durable by itself, so that a lost answer to it is ambiguous.
+
+        Several statements are a transaction, whatever the connection is set to.
+        """
+        ...
+
+    def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
+        """Send one statement."""
+        ...
+
+    def commit(self) -> None:
+        """Commit; a connection that failed to is not given back to the pool with its transaction open."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Take a connection from the pool."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        ...
+
+
+def line_for(engine: Engine, command: Execute) -> Line:
+    """The faster line, unless somebody listens to the other or a statement needs it."""
+    if is_observed(engine) or not is_initialized(engine):
+        return CoreLine(engine)
+    for statement, _ in command.statements:
+        if not (isinstance(statement, Prepared) and statement.direct):
+            return CoreLine(engine)
+    return CursorLine(engine)
+
+
+class CoreLine:
+    """SQLAlchemy's `Connection`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._begun_here = False
+        self._connection: Connection
+
+    def __enter__(self) -> Self:
+        self._connection = self._engine.connect()
+        return self
+
+    def begin(self, *, several: bool) -> bool:
+        """On SQLite a listener of the user's may have sent BEGIN where the driver does not."""
+        connection = self._connection
+        connection.begin()
+        driver: Any = connection.connection.dbapi_connection
+        sent = connection.dialect.name == "sqlite" and driver.in_transaction
+        autocommits = not sent and connection.dialect.detect_autocommit_setting(driver)
+        if autocommits and several:
+            self._begun_here = True
+            connection.exec_driver_sql("BEGIN")
+        return autocommits and not several
+
+    def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
+        result = self._connection.execute(_unprepared(statement), parameters)
+        if not result.returns_rows:
+            return Reply(result.rowcount, (), getattr(result, "lastrowid", None))
+        if _is_streamed(statement):
+            rows = _spooled(result)
+        else:
+            rows = [dict(row) for row in cast("Iterable[Row]", result.mappings())]
+        return Reply(len(rows), rows, None)  # SQLite counts no rows for RETURNING
+
+    def commit(self) -> None:
+        try:
+            self._connection.commit()
+        except BaseException:
+            self._connection.invalidate()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._begun_here and not self._connection.invalidated:
+            self._connection.invalidate()  # SQLAlchemy may hold a ROLLBACK for needless here
+        self._connection.close()
+
+
+class CursorLine:
+    """A DBAPI cursor of a pooled connection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._dialect = engine.dialect
+        self._connection: PoolProxiedConnection
+        self._cursor: DBAPICursor
+
+    def __enter__(self) -> Self:
+        try:
+            self._connection = self._engine.raw_connection()
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._wrapped(error, lost=False) from error
+        return self
+
+    def begin(self, *, several: bool) -> bool:
+        driver: Any = self._connection.dbapi_connection
+        try:
+            self._cursor = self._connection.cursor()
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._failure(error) from error
+        autocommits = self._dialect.detect_autocommit_setting(driver)
+        if autocommits and several:
+            self._send("BEGIN", ())
+        return autocommits and not several
+
+    def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
+        assert isinstance(statement, Prepared), "`line_for` has chosen"  # noqa: S101
+        try:
+            bound = statement.bound(parameters)
+        except Exception as error:  # a type of the user's refuses the value
+            raise self._wrapped(error, statement.sql, parameters, lost=False) from error
+        return self._send(statement.sql, bound, statement)
+
+    def commit(self) -> None:
+        try:
+            self._dialect.do_commit(self._connection)
+        except BaseException as error:
+            self._connection.invalidate(error)
+            raise self._failure(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            give_back(self._connection)
+        elif self._connection.is_valid:
+            self._take_back(error)
+
+    def _take_back(self, error: BaseException) -> None:
+        """Roll back; a connection that cannot, or was interrupted in the middle of an answer, is not used again."""
+        try:
+            if not isinstance(error, Exception):
+                raise error
+            self._connection.rollback()
+        except BaseException as failure:  # noqa: BLE001  the first error is the one to tell
+            self._connection.invalidate(failure)
+        else:
+            self._connection.close()
+
+    def _send(self, sql: str, parameters: Any, returning: Prepared | None = None) -> Reply:
+        cursor = self._cursor
+        try:
+            cursor.execute(sql, parameters)
+            if not cursor.description:
+                return Reply(cursor.rowcount, (), getattr(cursor, "lastrowid", None))
+            rows = returning.rows(cursor) if returning else ()
+            return Reply(len(rows), rows, None)
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._failure(error, sql, parameters) from error
+
+    def _failure(self, error: BaseException, sql: str | None = None, parameters: Any = None) -> BaseException:
+        """The driver's error as SQLAlchemy raises it; others as they are."""
+        dbapi = self._dialect.loaded_dbapi
+        if not isinstance(error, dbapi.Error):
+            return error
+        lost = self._dialect.is_disconnect(error, self._connection.dbapi_connection, None)
+        if lost:
+            disconnected(self._engine, self._connection, error)
+        return self._wrapped(error, sql, parameters, lost=lost)
+
+    def _wrapped(
+        self, error: Exception, sql: str | None = None, parameters: Any = None, *, lost: bool
+    ) -> BaseException:
+        return DBAPIError.instance(
+            sql,
+            parameters,
+            error,
+            self._dialect.loaded_dbapi.Error,
+            hide_parameters=self._engine.hide_parameters,
+            connection_invalidated=lost,
+            dialect=self._dialect,
+        )
+
+
+def _unprepared(statement: Executable | Prepared) -> Executable:
+    return statement.statement if isinstance(statement, Prepared) else statement
+
+
+def _is_streamed(statement: Executable | Prepared) -> bool:
+    """Whether its rows come a chunk at a time: there may be more than fit into memory."""
+    return not isinstance(statement, Prepared) and "yield_per" in statement.get_execution_options()
+
+
+def _spooled(result: CursorResult[Any]) -> SpooledRows[Row]:
+    names = tuple(result.keys())
+    with result:
+        return SpooledRows[Any].of(result.partitions(), lambda row: dict(zip(names, row, strict=True)))

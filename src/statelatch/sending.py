@@ -1,0 +1,180 @@
+"""PURE: one call of `send`: what stays the same through its tries, and what the database's answers mean for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from statelatch.commands import Row
+from statelatch.errors import (
+    Reason,
+    RowNotFoundError,
+    StaleVersionError,
+    TransitionRefusedError,
+)
+from statelatch.event_statements import EventStatements
+from statelatch.labels import (
+    AT_COLUMN,
+    EXPECTED,
+    STATE_COLUMN,
+    TOKEN_COLUMN,
+    VERSION_COLUMN,
+    guard_column,
+    raises_column,
+)
+from statelatch.records import Transitioned
+from statelatch.requests import bound_parameters
+from statelatch.tokens import source_number
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+__all__ = ["Lost", "Sending", "explained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The row changed between reading and writing; nothing was written."""
+
+    version: int
+    state: Any
+
+
+@dataclass(slots=True)
+class Sending:
+    """One call of `send`: what stays the same through its tries."""
+
+    statements: EventStatements
+    key: Any
+    expected_version: int | None
+    token: UUID
+    resent: bool
+    params: Mapping[str, Any]
+    variants: Sequence[UUID]
+    key_values: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+
+    @property
+    def table(self) -> str:
+        """Name of the table, as messages give it."""
+        return self.statements.mapping.table
+
+    def parameters(self, names: Mapping[str, bool], version: int | None) -> dict[str, Any]:
+        """Everything that a statement of this event binds."""
+        bound = {**self.key_values, **dict(zip(self.statements.token_parameters, self.variants, strict=True))}
+        if version is not None:
+            bound[EXPECTED] = version
+        bound.update(self.recorded)
+        if names:
+            bound.update(bound_parameters(self.statements.event, names, self.params))
+        return bound
+
+    def transitioned(self, source: Any, target: Any, version: int, at: datetime) -> Transitioned:
+        """The transition that was applied."""
+        token = self.variants[self.statements.leaves.index(source)]
+        return Transitioned(
+            key=self.key,
+            event=self.statements.event,
+            source=source,
+            target=target,
+            version=version,
+            token=token,
+            at=at,
+        )
+
+    def mine(self, row: Row) -> Transitioned | None:
+        """The transition, if the row's token and state say that it was this call's."""
+        leaves = self.statements.leaves
+        number = source_number(self.token, row[TOKEN_COLUMN], len(leaves))
+        if number is None or row[STATE_COLUMN] not in self.statements.reaches(leaves[number]):
+            return None
+        return self.transitioned(leaves[number], row[STATE_COLUMN], row[VERSION_COLUMN], row[AT_COLUMN])
+
+    def stale(self, version: int, state: Any, expected: int | None) -> StaleVersionError:
+        """Somebody else was faster."""
+        return StaleVersionError(
+            table=self.table,
+            key=self.key,
+            event=self.statements.event,
+            expected_version=expected,
+            actual_version=version,
+            state=state,
+        )
+
+    def refused(self, version: int, state: Any, guards: tuple[str, ...]) -> TransitionRefusedError:
+        """The event has no transition from this state, or these guards are false."""
+        sources = self.statements.sources
+        return TransitionRefusedError(
+            table=self.table,
+            key=self.key,
+            event=self.statements.event,
+            state=state,
+            version=version,
+            reason=Reason.GUARD if state in sources else Reason.STATE,
+            guards=guards,
+            sources=sources,
+        )
+
+    def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError:
+        """What is told when the last try was lost as well."""
+        if lost.version == self.expected_version:  # a guard was false at each moment of writing, and true in between
+            return self.refused(lost.version, lost.state, ())
+        return self.stale(lost.version, lost.state, self.expected_version)
+
+
+def explained(sending: Sending, row: Row | None, version: int | None) -> Transitioned | Lost:
+    """What the diagnosis of an UPDATE that matched no row means.
+
+    Args:
+        sending: the call.
+        row: what was `diagnosed`; None if there is no such row.
+        version: the one that the UPDATE asked for.
+
+    Raises:
+        NotAppliedError: why the row did not move.
+        UnknownStateError: it holds a state that the machine lacks.
+    """
+    statements = sending.statements
+    if row is None:
+        raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
+    if mine := sending.mine(row):
+        return mine
+    state, actual = row[STATE_COLUMN], row[VERSION_COLUMN]
+    statements.mapping.known_state(sending.key, state)
+    if sending.expected_version not in {None, actual}:
+        raise sending.stale(actual, state, sending.expected_version)
+    if version not in {None, actual}:
+        return Lost(actual, state)
+    false_guards = _false_guards(statements, row, state)
+    if false_guards is not None:
+        raise sending.refused(actual, state, false_guards)
+    return Lost(actual, state)
+
+
+def _false_guards(statements: EventStatements, row: Row, state: object) -> tuple[str, ...] | None:
+    """The guards that the diagnosis found false, one for each edge of the state; None if an edge may be taken.
+
+    After an edge whose guards raise in Python, the machine does not come to the next.
+    """
+    found: list[str] = []
+    for number, edge in enumerate(statements.edges):
+        if edge.source == state:
+            guard = _false_guard(statements, row, number)
+            if guard is None:
+                return None
+            found.append(guard)
+            if row.get(raises_column(number)):
+                break
+    return tuple(found)
+
+
+def _false_guard(statements: EventStatements, row: Row, number: int) -> str | None:
+    """The first guard of an edge that the diagnosis found false."""
+    guards = enumerate(statements.edges[number].guards)
+    return next(
+        (guard.label for m, guard in guards if guard.truth is not None and not row[guard_column(number, m)]),
+        None,
+    )

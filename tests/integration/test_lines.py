@@ -1,0 +1,313 @@
+"""The two ways to the database answer and fail alike: SQLAlchemy's Connection, and the cursor beneath it.
+
+The first serves an engine that somebody listens to, the second all others; each in AUTOCOMMIT, on an engine of the
+adapter's own, and in transactions, on an engine of the caller's.
+"""
+
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Connection, Engine, String, bindparam, event, literal, text, update
+from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from statemachine import State, StateMachine
+
+from statelatch import ConnectionFailureError, MachineMapping, OutcomeUnknownError, PersistenceAdapter
+from statelatch.columns import TransitionColumns, UTCDateTime, now, state_text
+from statelatch.commands import Execute, Plan
+from statelatch.errors import Phase
+from statelatch.lines import CoreLine, CursorLine, line_for
+from statelatch.prepared import Prepared
+from tests.databases import administrator, kill_connections, on, pooled
+
+
+class Base(DeclarativeBase):
+    """Base of the entity here."""
+
+
+class Seat(TransitionColumns, Base):
+    """A seat, of whose tickets no two are alike."""
+
+    __tablename__ = "seats"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(state_text(8))
+    ticket: Mapped[str | None] = mapped_column(String(20), unique=True)
+    until: Mapped[Any | None] = mapped_column(UTCDateTime())
+
+
+class Booking(StateMachine):
+    """Two sources, and two targets of one source."""
+
+    free = State(initial=True)
+    held = State()
+    sold = State(final=True)
+
+    hold = free.to(held) | held.to(held)
+    sell = held.to(sold, cond="ticket") | held.to(free)
+
+
+ASSIGNS: dict[str, dict[str, object]] = {
+    "hold": {"ticket": bindparam("ticket", None), "until": bindparam("until", None)}
+}
+MAPPING = MachineMapping(machine=Booking, entity=Seat, assigns=ASSIGNS)
+
+ENGINES = ["autocommit", "transaction"]
+LINES = {"cursor": CursorLine, "core": CoreLine}
+
+
+@pytest.fixture(params=[(engine, line) for engine in ENGINES for line in LINES], ids="-".join)
+def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Which engine, and which line."""
+    return request.param
+
+
+@pytest.fixture
+def adapter(kind: tuple[str, str], database_url: URL) -> Generator[PersistenceAdapter]:
+    """Seats, on this engine and line."""
+    with pooled(database_url) as engine:
+        Base.metadata.create_all(engine)
+        with PersistenceAdapter(database_url if kind[0] == "autocommit" else engine, MAPPING) as adapter:
+            for key in (1, 2, 3):
+                adapter.create(id=key)
+            adapter.send(3, "hold")  # now the adapter knows the database's time
+            if kind[1] == "core":
+                event.listen(sending(adapter), "before_cursor_execute", lambda *_: None)
+            assert type(line_for(sending(adapter), Execute(((adapter.statements.load, {}),)))) is LINES[kind[1]]
+            yield adapter
+            assert sending(adapter).pool.checkedout() == 0  # pyright: ignore  a QueuePool
+
+
+def sending(adapter: PersistenceAdapter) -> Engine:
+    """The engine that the adapter sends over."""
+    return adapter._sending  # pyright: ignore[reportPrivateUsage]
+
+
+def stored(adapter: PersistenceAdapter, key: int = 1) -> tuple[str, int]:
+    """State and version, as another connection sees them."""
+    with pooled(sending(adapter).url) as engine, engine.connect() as connection:
+        return tuple(connection.execute(text(f"SELECT state, version FROM seats WHERE id = {key}")).one())  # pyright: ignore
+
+
+def test_both_tell_the_same(adapter: PersistenceAdapter) -> None:
+    """Source, target and version of every kind of event, and the database's time between its time before and after."""
+    before = clock(adapter)
+    done = [
+        adapter.send(1, "hold"),
+        adapter.send(1, "hold", expected_version=2),
+        adapter.send(1, "sell"),
+        adapter.send(1, "hold", ticket="A 1"),
+        adapter.send(1, "sell", expected_version=5),
+    ]
+    after = clock(adapter)
+
+    assert [(each.source, each.target, each.version) for each in done] == [
+        ("free", "held", 2),
+        ("held", "held", 3),
+        ("held", "free", 4),
+        ("free", "held", 5),
+        ("held", "sold", 6),
+    ]
+    times = [before, *(each.at for each in done), after]
+    assert sorted(times) == times
+    assert stored(adapter) == ("sold", 6)
+
+
+def clock(adapter: PersistenceAdapter) -> Any:
+    """The database's time."""
+    with sending(adapter).connect() as connection:
+        return connection.scalar(now().select())
+
+
+def test_a_constraint_speaks_for_itself(adapter: PersistenceAdapter) -> None:
+    """A duplicate is SQLAlchemy's IntegrityError, with the statement; nothing is written, and the next call works."""
+    adapter.send(1, "hold", ticket="A 1")
+
+    with pytest.raises(IntegrityError, match="UPDATE seats"):
+        adapter.send(2, "hold", ticket="A 1")
+
+    assert stored(adapter, 2) == ("free", 1)
+    assert adapter.send(2, "hold", ticket="A 2").version == 2
+
+
+def test_a_type_that_refuses_a_value(adapter: PersistenceAdapter) -> None:
+    """What a column's type cannot bind is SQLAlchemy's StatementError; nothing is sent."""
+    with pytest.raises(StatementError, match="UPDATE seats"):
+        adapter.send(1, "hold", until="tomorrow")
+
+    assert stored(adapter) == ("free", 1)
+
+
+@on("sqlite")
+def test_a_database_that_went_away(adapter: PersistenceAdapter) -> None:
+    """Where no new connection is had: phase `connect`."""
+    folder = Path(sending(adapter).url.database or "").parent
+    sending(adapter).dispose()
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.send(1, "hold")
+
+    assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.CONNECT)
+    elsewhere.rename(folder)
+    assert adapter.send(1, "hold").version == 2
+
+
+@on("sqlite")
+def test_a_connection_that_died_in_the_pool(kind: tuple[str, str], adapter: PersistenceAdapter) -> None:
+    """It is not used a second time: a read has failed before it wrote anything, and the next call works."""
+    deaths: list[object] = []
+
+    @event.listens_for(sending(adapter), "checkout")
+    def close(connection: Any, record: object, _proxy: object) -> None:
+        if not deaths:
+            deaths.append(record)
+            connection.close()
+
+    with pytest.raises(ConnectionFailureError) as caught:
+        adapter.load(1)
+
+    assert (type(caught.value), len(deaths)) == (ConnectionFailureError, 1)
+    assert adapter.send(1, "hold").version == 2
+
+
+@on("sqlite")
+def test_a_busy_file(database_url: URL, adapter: PersistenceAdapter, kind: tuple[str, str]) -> None:
+    """A lock that outlasts the patience is no answer: nothing is written, and later it is."""
+
+    @event.listens_for(sending(adapter), "connect")
+    def impatient(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA busy_timeout=20")
+
+    sending(adapter).dispose()
+    with pooled(database_url) as other, other.connect() as connection:
+        connection.execute(text("UPDATE seats SET version = version WHERE id = 2"))
+        with pytest.raises(ConnectionFailureError) as caught:
+            adapter.send(1, "hold")
+        connection.rollback()
+
+    assert (type(caught.value), "locked" in caught.value.detail) == (ConnectionFailureError, True)
+    assert stored(adapter) == ("free", 1)
+    assert adapter.send(1, "hold").version == 2
+
+
+WAITING = {
+    "postgresql": "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    "mariadb": "SELECT id FROM information_schema.processlist WHERE info LIKE 'UPDATE seats%' AND db = database()",
+}
+KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
+
+
+@contextmanager
+def locked(adapter: PersistenceAdapter) -> Generator[Connection]:
+    """Another connection, which has locked seat 1."""
+    with pooled(sending(adapter).url) as engine, engine.connect() as connection:
+        connection.execute(text("SELECT * FROM seats WHERE id = 1 FOR UPDATE"))
+        yield connection
+
+
+def waiting(adapter: PersistenceAdapter) -> int:
+    """The session that waits for the lock, as soon as it does."""
+    dialect = sending(adapter).dialect.name
+    with pooled(sending(adapter).url) as engine, engine.connect() as connection:
+        for _ in range(500):
+            found = connection.scalars(text(WAITING[dialect])).all()
+            connection.rollback()
+            if found:
+                return int(found[0])
+            time.sleep(0.01)
+    raise AssertionError("nobody waits for the lock")
+
+
+@on("postgresql", "mariadb")
+def test_killed_while_it_waits(kind: tuple[str, str], adapter: PersistenceAdapter) -> None:
+    """The UPDATE's session is killed: in a transaction nothing was written; in AUTOCOMMIT the outcome is unknown."""
+    with locked(adapter), ThreadPoolExecutor() as threads:
+        sent = threads.submit(adapter.send, 1, "hold")
+        victim = waiting(adapter)
+        with administrator(sending(adapter).url) as server, server.connect() as connection:
+            connection.execute(text(KILL[server.dialect.name].format(victim)))
+        error = sent.exception()
+
+    unknown = kind[0] == "autocommit"
+    assert isinstance(error, ConnectionFailureError)
+    assert (type(error) is OutcomeUnknownError, error.phase) == (unknown, Phase.COMMIT if unknown else Phase.EXECUTE)
+    assert stored(adapter) == ("free", 1)
+    assert adapter.send(1, "hold", token=getattr(error, "token", None)).version == 2
+
+
+@on("postgresql", "mariadb")
+def test_interrupted_while_it_waits(adapter: PersistenceAdapter) -> None:
+    """Ctrl-C in the middle of an answer: that connection is not used again, and its lock is let go."""
+
+    def interrupt() -> None:
+        waiting(adapter)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with locked(adapter):
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            adapter.send(1, "hold")
+        interrupter.join()
+
+    assert adapter.send(2, "hold").version == 2
+
+
+@on("mariadb")
+@pytest.mark.parametrize("version", [2**21 - 2, 2**21 - 1, 2**22, 2**31 - 3])
+def test_a_version_that_leaves_no_room_for_the_time(adapter: PersistenceAdapter, version: int) -> None:
+    """Where version and time do not fit into one number, both are right all the same."""
+    with pooled(sending(adapter).url) as engine, engine.begin() as connection:
+        connection.execute(text(f"UPDATE seats SET version = {version} WHERE id = 1"))
+    before = clock(adapter)
+
+    done = [adapter.send(1, "hold"), adapter.send(1, "sell", expected_version=version + 1)]
+
+    assert [(each.source, each.target, each.version) for each in done] == [
+        ("free", "held", version + 1),
+        ("held", "free", version + 2),
+    ]
+    assert before <= done[0].at <= done[1].at <= clock(adapter)
+
+
+def two_updates(adapter: PersistenceAdapter) -> Plan[None]:
+    """A transaction whose second statement breaks a constraint."""
+    seats: Any = Seat.__table__
+
+    def ticketed(key: int) -> Prepared:
+        return adapter.statements.prepared(update(seats).where(seats.c.id == key).values(ticket=literal("A 1")))
+
+    yield Execute(((ticketed(1), {}), (ticketed(2), {})))
+
+
+def test_what_fails_half_way_is_taken_back(adapter: PersistenceAdapter) -> None:
+    """The first statement's write is gone, and no later commit on that connection carries it."""
+    with pytest.raises(IntegrityError):
+        adapter.run(two_updates(adapter))
+    adapter.send(2, "hold")
+
+    with pooled(sending(adapter).url) as engine, engine.connect() as connection:
+        assert connection.scalars(text("SELECT ticket FROM seats")).all() == [None] * 3
+
+
+@on("postgresql", "mariadb")
+def test_connections_lost_together_are_renewed_together(adapter: PersistenceAdapter) -> None:
+    """After a restart of the server one call fails, not one for each connection in the pool."""
+    pooled_connections = [sending(adapter).raw_connection() for _ in range(3)]
+    for connection in pooled_connections:
+        connection.close()
+    assert kill_connections(sending(adapter).url) >= 3
+
+    with pytest.raises(ConnectionFailureError):
+        adapter.load(1)
+
+    assert [adapter.send(1, "hold").version, adapter.send(2, "hold").version] == [2, 2]
