@@ -26,7 +26,8 @@ def fallback(runs_engine: Engine) -> Generator[Engine]:
 @pytest.fixture(params=[False, True], ids=["one by one", "batched"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that uses this runs once with managers that batch unless they are told otherwise."""
-    monkeypatch.setitem(RunManager.__init__.__kwdefaults__, "batch", request.param)
+    defaults = {**(RunManager.__init__.__kwdefaults__ or {}), "batch": request.param}
+    monkeypatch.setattr(RunManager.__init__, "__kwdefaults__", defaults)
 
 
 @pytest.fixture
