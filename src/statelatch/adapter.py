@@ -158,6 +158,8 @@ class PersistenceAdapter:
                 nothing was written.
             BatchInterruptedError: the database did not answer. The answers that there are, are in it, and so are the
                 requests without one: send those again.
+            sqlalchemy.exc.DBAPIError: the database refuses the statement whatever its values, for instance without the
+                table; nothing was written.
         """
         return self.run(batch.send_batch(self._statements, requests))
 
@@ -232,7 +234,8 @@ class PersistenceAdapter:
 
         For side effects that must not happen unless the transition did: a message, a metric. It is called in the
         thread that sent the event, in no transaction, before the verb returns; once per applied transition, never for
-        one that was refused, rolled back, or is of unknown outcome. If the process dies in between it is not called:
+        one that was refused, rolled back, or is of unknown outcome; if you repeat a call that has succeeded with its
+        token, once more. If the process dies in between it is not called:
         what must not be lost belongs into the database. What it raises is logged, and the transition stays what it
         is.
 

@@ -17,7 +17,7 @@ from statelatch.event_statements import EventStatements
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.plans import retried
 from statelatch.records import BulkResult, Transitioned
-from statelatch.requests import bound_parameters, check_params
+from statelatch.requests import bound_parameters, check_compared, check_params
 from statelatch.spooled import SpooledRows
 from statelatch.tokens import mint, source_number, variants
 
@@ -51,6 +51,7 @@ def send_where(
     _check_sendable(bulk, waive)
     _check_reserved(bulk, {"limit": limit is not None, "keys": keys, "waive": bool(waive)})
     token, of_event = mint(), bulk.event
+    check_compared(event, of_event.compared, params)
     tokens = dict(zip(of_event.token_parameters, variants(token, len(of_event.leaves)), strict=True))
     log = statements.of_mapping.log
     parameters = bound_parameters(event, bulk.parameters, params) | tokens | (log.recorded(params) if log else {})

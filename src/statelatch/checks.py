@@ -26,6 +26,7 @@ from statemachine import StateChart
 
 from statelatch import framework
 from statelatch.errors import ConfigurationError
+from statelatch.expressions import has_cte
 from statelatch.guard_checks import check_guards, columns_of_row
 from statelatch.parameters import bound_in, check_bound
 from statelatch.writes import clause_of, set_order
@@ -195,6 +196,10 @@ def _check_assigned(where: str, value: object) -> None:
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ConfigurationError(f"{where}: naive datetime {value!r}; say which zone it is in")
     clause = clause_of(value)
+    if clause is not None and has_cte(clause):
+        raise ConfigurationError(
+            f"{where}: it has a CTE, which an UPDATE does not have on every database; write it as a subquery"
+        )
     if clause is None and isinstance(value, ClauseElement):
         raise ConfigurationError(
             f"{where}: expected an SQL expression, a bindparam or a constant, found {value!r}; "

@@ -30,11 +30,13 @@ class Execute:
         statements: each with its parameters.
         token: what the transaction leaves in the row, for an `OutcomeUnknownError`.
         key: which row, likewise.
+        whole: even a single statement is a transaction: what it answers is read before it is durable.
     """
 
     statements: tuple[tuple[Executable | Prepared, Mapping[str, Any]], ...]
     token: UUID | None = None
     key: object = None
+    whole: bool = False
 
     @property
     def writes(self) -> bool:

@@ -13,13 +13,13 @@ import ast
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Case,
     Column,
     ColumnElement,
     Integer,
     and_,
-    bindparam,
     case,
     false,
     func,
@@ -35,13 +35,22 @@ from sqlalchemy.sql.elements import AsBoolean, BinaryExpression, BooleanClauseLi
 from sqlalchemy.sql.functions import coalesce
 
 from statelatch.expressions import UTCDateTime, exact_float, exact_text
-from statelatch.kinds import COMPARISONS, NUMBERS, check_text, is_equality, kind_of, members_of
+from statelatch.kinds import (
+    COMPARISONS,
+    NUMBERS,
+    check_text,
+    is_equality,
+    is_of_kind,
+    kind_of,
+    kind_of_parameter,
+    members_of,
+)
 from statelatch.truth import Truth, Untranslatable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["compare", "never_null", "truth_of"]
+__all__ = ["Compared", "compare", "never_null", "truth_of"]
 
 Side = ColumnElement[Any] | object
 """One side of a comparison: SQL, or a constant."""
@@ -169,8 +178,37 @@ def _typed(value: Any, other: Any) -> Any:
         return cast("object", value)
     if not isinstance(other, ColumnElement) or isinstance(other, BindParameter):
         raise Untranslatable("it compares a parameter with something that is no column")
-    bound, kind = cast("BindParameter[Any]", value), cast("ColumnElement[Any]", other).type
-    return bindparam(bound.key, type_=kind) if bound.required else bindparam(bound.key, bound.value, type_=kind)
+    return Compared(cast("BindParameter[Any]", value), cast("ColumnElement[Any]", other).type)
+
+
+class Compared(BindParameter[Any]):
+    """A parameter of the event that a guard compares, with the kind of values for which SQL and Python agree.
+
+    The database would make of another kind's value what the column holds: of 2.5 the integer 2.
+
+    Args:
+        bound: the parameter, of no type.
+        type_: of what it is compared with.
+
+    Raises:
+        Untranslatable: there are no such values, or its default is none.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, bound: BindParameter[Any], type_: types.TypeEngine[Any]) -> None:
+        self.latch_kind = kind_of_parameter(type_)
+        wide = BigInteger() if self.latch_kind == "integer" else type_
+        if bound.required:
+            super().__init__(bound.key, type_=wide, required=True)
+        else:
+            super().__init__(bound.key, bound.value, type_=wide)
+            if not self.takes(bound.value):
+                raise Untranslatable(f"the default of its parameter, {bound.value!r}, is no {self.latch_kind}")
+
+    def takes(self, value: object) -> bool:
+        """Whether SQL and Python agree on this value."""
+        return value is None or is_of_kind(value, self.latch_kind)
 
 
 _ALIKE = (

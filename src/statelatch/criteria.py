@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from sqlalchemy import Alias, BindParameter, ClauseElement, literal, select
+from sqlalchemy import Alias, BindParameter, Boolean, ClauseElement, SelectBase, literal, select
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.types import NullType
 
 from statelatch.errors import RequestError
+from statelatch.expressions import has_cte
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +61,8 @@ def _checked(mapping: MachineMapping, criterion: object) -> ColumnElement[bool]:
 def _clause(mapping: MachineMapping, criterion: object) -> ClauseElement:
     """The criterion as SQLAlchemy's `where` takes it."""
     try:
-        if not (isinstance(criterion, ClauseElement) or hasattr(criterion, "__clause_element__")):
+        is_sql = isinstance(criterion, ClauseElement) or hasattr(criterion, "__clause_element__")
+        if isinstance(criterion, SelectBase) or not is_sql:
             raise ArgumentError(f"found {criterion!r}")
         clause = select(literal(1)).where(cast("Any", criterion)).whereclause
     except ArgumentError as error:
@@ -67,6 +70,17 @@ def _clause(mapping: MachineMapping, criterion: object) -> ClauseElement:
             f"{mapping.table}: expected criteria as SQLAlchemy's where() takes them, for instance "
             f"{mapping.entity.__name__}.{mapping.version} > 1; {error}; nothing was written"
         ) from error
+    kind = getattr(clause, "type", None)
+    if not isinstance(kind, Boolean | NullType):
+        raise RequestError(
+            f"{mapping.table}: expected a condition, found {clause}, of type {kind!r}; nothing was written. "
+            "Compare it with something."
+        )
+    if has_cte(cast("ClauseElement", clause)):
+        raise RequestError(
+            f"{mapping.table}: the criterion {clause} has a CTE, which an UPDATE does not have on every database; "
+            "nothing was written. Write it as a subquery."
+        )
     if empty := _empty(clause):
         raise RequestError(
             f"{mapping.table}: the criterion {clause} has no value for {', '.join(empty)}; nothing was written. "

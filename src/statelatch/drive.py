@@ -73,7 +73,7 @@ def _transaction(command: Execute, engine: Engine) -> Reply:
     try:
         with line_for(engine, command) as line:
             phase = Phase.EXECUTE
-            autocommits = line.begin(several=len(command.statements) > 1)
+            autocommits = line.begin(several=command.whole or len(command.statements) > 1)
             phase = Phase.COMMIT if autocommits else phase
             reply = _execute(command, line)
             phase = Phase.COMMIT

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "disconnected",
     "give_back",
+    "is_autocommitting",
     "is_in_memory",
     "is_initialized",
     "is_observed",
@@ -96,6 +97,12 @@ def is_observed(engine: Engine) -> bool:
     """Whether SQLAlchemy's `Connection` does more here than send the statement: events, options, logging."""
     listeners = engine._has_events or engine.dialect._has_events  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return bool(listeners or engine.get_execution_options() or engine.logger.isEnabledFor(logging.INFO))
+
+
+def is_autocommitting(engine: Engine, driver_connection: Any) -> bool:
+    """Whether each statement on this connection is durable by itself, whoever has set it so."""
+    by_driver = getattr(driver_connection, "autocommit", None) is True  # sqlite3's own, since Python 3.12
+    return by_driver or engine.dialect.detect_autocommit_setting(driver_connection)
 
 
 def disconnected(engine: Engine, connection: PoolProxiedConnection, error: BaseException) -> None:

@@ -18,7 +18,7 @@ How the outcome of an UPDATE comes back in the same round trip is told in `state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -43,7 +43,7 @@ from statelatch.edges import Edge, edge_of, edges_of
 from statelatch.errors import ConfigurationError
 from statelatch.expressions import moment
 from statelatch.outcomes import Packing, integer, pair_number, pairs_of
-from statelatch.parameters import parameters_of
+from statelatch.parameters import compared_in, parameters_of
 from statelatch.prepared import Prepared
 from statelatch.reasons import has_eventless, reasons_of
 from statelatch.records import Explanation
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
     from statelatch.batch_statements import BatchedEvent
+    from statelatch.comparisons import Compared
     from statelatch.interpreter import Step
 
 from statelatch.labels import AT_COLUMN, EXPECTED, guard_column, raises_column, value_parameter
@@ -219,6 +220,11 @@ class EventStatements:
     def parameters(self) -> Mapping[str, bool]:
         """The event's own parameters, and whether each is required."""
         return parameters_of([self.update, self.diagnosed] if self.compiled else [self.diagnosed, *self._assigned()])
+
+    @cached_property
+    def compared(self) -> Mapping[str, Sequence[Compared]]:
+        """The event's own parameters that its guards compare in SQL."""
+        return compared_in([self.diagnosed])
 
     def _interpret(
         self, transitions: tuple[Transition, ...], entered: tuple[str, ...], changed: tuple[str, ...]

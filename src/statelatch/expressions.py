@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Boolean,
     ClauseElement,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql import SyntaxExtension
+from sqlalchemy.sql import SyntaxExtension, visitors
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
@@ -47,6 +48,7 @@ __all__ = [
     "exact_text",
     "first_rows",
     "from_now",
+    "has_cte",
     "moment",
     "name_in",
     "now",
@@ -232,6 +234,11 @@ class first_rows(SyntaxExtension, ClauseElement):  # noqa: N801  used like sqlal
     def apply_to_update(self, update_stmt: Update) -> None:
         """Take the place behind WHERE."""
         update_stmt.apply_syntax_extension_point(lambda existing: [*existing, self], "post_criteria")
+
+
+def has_cte(clause: ClauseElement) -> bool:
+    """Whether it brings a WITH along: MariaDB has none in an UPDATE, and sqlite3 neither begins nor counts for one."""
+    return any(isinstance(node, CTE) for node in visitors.iterate(clause))
 
 
 @compiles(now, "postgresql")

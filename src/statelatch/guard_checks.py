@@ -9,6 +9,7 @@ from sqlalchemy import ClauseElement, Column, SelectBase, types
 
 from statelatch import framework
 from statelatch.errors import ConfigurationError
+from statelatch.expressions import has_cte
 from statelatch.guards import has_sql, unlike_constants
 from statelatch.parameters import bound_in, check_bound
 from statelatch.writes import clause_of
@@ -109,6 +110,10 @@ def _check_twin(mapping: MachineMapping, where: str, twin: object) -> None:
         raise ConfigurationError(
             f"{where}: it reads {foreign[0]}, which is no column of {mapping.table}; one UPDATE reads one table's row: "
             "look into another with sqlalchemy.exists or .scalar_subquery()"
+        )
+    if has_cte(clause):
+        raise ConfigurationError(
+            f"{where}: it has a CTE, which an UPDATE does not have on every database; write it as a subquery"
         )
     if isinstance(clause.type, types.NullType):
         raise ConfigurationError(

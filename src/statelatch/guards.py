@@ -22,13 +22,14 @@ import inspect as pyinspect
 import textwrap
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import BindParameter, Column, ColumnElement, and_, bindparam, true
+from sqlalchemy import BindParameter, Column, ColumnElement, and_, bindparam, true, types
 from sqlalchemy import inspect as inspect_entity
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import ColumnProperty
 
 from statelatch import framework
 from statelatch.comparisons import compare, truth_of
+from statelatch.expressions import has_cte
 from statelatch.kinds import unlike
 from statelatch.truth import Truth, Untranslatable, all_of
 
@@ -248,7 +249,10 @@ class _Half(_Translation):
         super().__init__(names)
         self._name = function.__name__
         self._self, *arguments = pyinspect.signature(function).parameters.values()
-        self._arguments = _event_parameters(self._name, arguments)
+        self._arguments: dict[str, BindParameter[Any]] = {
+            argument: bindparam(bound.key, bound.value, type_=types.NullType(), required=bound.required)
+            for argument, bound in _event_parameters(self._name, arguments).items()
+        }  # what each is compared with says what it may be, whatever its default is
         self._returned = _returned(function)
 
     @property
@@ -316,6 +320,8 @@ def _descriptor(entity: type[Any], name: str) -> Any:
 def _returned(function: Callable[..., Any]) -> ast.expr:
     """The expression that a function of one statement returns."""
     name = function.__name__
+    if hasattr(function, "__wrapped__"):
+        raise Untranslatable(f"hybrid {name!r} is decorated; give it an SQL half with .expression")
     try:
         tree = ast.parse(textwrap.dedent(pyinspect.getsource(function)))
     except (OSError, TypeError, SyntaxError) as error:
@@ -347,6 +353,8 @@ def _expression(attribute: Any) -> ColumnElement[Any]:
     clause = attribute.__clause_element__() if hasattr(attribute, "__clause_element__") else attribute
     if not isinstance(clause, ColumnElement):
         raise Untranslatable(f"{attribute!r} is no SQL expression")
+    if has_cte(cast("ColumnElement[Any]", clause)):
+        raise Untranslatable(f"{attribute!r} has a CTE, which an UPDATE does not have on every database")
     return cast("ColumnElement[Any]", clause)
 
 

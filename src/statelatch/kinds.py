@@ -27,7 +27,17 @@ from statelatch.truth import Untranslatable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = ["COMPARISONS", "NUMBERS", "check_text", "is_equality", "kind_of", "members_of", "unlike"]
+__all__ = [
+    "COMPARISONS",
+    "NUMBERS",
+    "check_text",
+    "is_equality",
+    "is_of_kind",
+    "kind_of",
+    "kind_of_parameter",
+    "members_of",
+    "unlike",
+]
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -134,6 +144,46 @@ def check_text(of: types.String) -> None:
     for variant in _variants(of):
         if problem := _NOT_PYTHON_TEXT.get(variant.__visit_name__):
             raise Untranslatable(problem)
+
+
+def kind_of_parameter(of: types.TypeEngine[Any]) -> str:
+    """The kind of values that an event's parameter may have where it is compared with this type.
+
+    Raises:
+        Untranslatable: none: some database drops their zone.
+    """
+    kind = _column_kind(of)
+    if kind in {"zoned time", "local time"}:
+        raise Untranslatable(f"it compares a parameter with a {kind}, of which some database drops the zone")
+    return "integer" if kind == "big integer" else kind
+
+
+def is_of_kind(value: object, kind: str) -> bool:
+    """Whether every database is sent this value as Python has it, where values of the kind are compared."""
+    match kind:
+        case "truth":
+            return isinstance(value, bool)
+        case "integer":
+            return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+        case "float":
+            return _is_finite(value) or (is_of_kind(value, "integer") and abs(cast("int", value)) <= _EXACT_FLOAT)
+        case "text" | "uuid as text":
+            return isinstance(value, str) and "\x00" not in value and _is_unicode(value)
+        case "instant":
+            return isinstance(value, datetime) and value.tzinfo is not None
+        case "date":
+            return isinstance(value, date) and not isinstance(value, datetime)
+        case "uuid":
+            return isinstance(value, UUID)
+        case _:
+            return False
+
+
+_EXACT_FLOAT = 2**53
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def members_of(of: types.Enum) -> Collection[object]:

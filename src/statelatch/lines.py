@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from sqlalchemy.exc import DBAPIError
 
 from statelatch.commands import Reply
-from statelatch.engines import disconnected, give_back, is_initialized, is_observed
+from statelatch.engines import disconnected, give_back, is_autocommitting, is_initialized, is_observed
 from statelatch.prepared import Prepared
 from statelatch.spooled import SpooledRows
 
@@ -47,7 +47,7 @@ class Line(Protocol):
         ...
 
     def commit(self) -> None:
-        """Commit; a connection that failed to is not given back to the pool with its transaction open."""
+        """Commit; if that fails, the transaction is rolled back before the connection is given back to the pool."""
         ...
 
     def __enter__(self) -> Self:
@@ -89,13 +89,15 @@ class CoreLine:
         connection.begin()
         driver: Any = connection.connection.dbapi_connection
         sent = connection.dialect.name == "sqlite" and driver.in_transaction
-        autocommits = not sent and connection.dialect.detect_autocommit_setting(driver)
+        autocommits = not sent and is_autocommitting(self._engine, driver)
         if autocommits and several:
             self._begun_here = True
             connection.exec_driver_sql("BEGIN")
         return autocommits and not several
 
     def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
+        if isinstance(statement, Prepared) and statement.is_varying and self._takes_text(statement):
+            return self._execute_text(statement, parameters)
         result = self._connection.execute(_unprepared(statement), parameters)
         if not result.returns_rows:
             return Reply(result.rowcount, (), getattr(result, "lastrowid", None))
@@ -105,12 +107,43 @@ class CoreLine:
             rows = [dict(row) for row in cast("Iterable[Row]", result.mappings())]
         return Reply(len(rows), rows, None)  # SQLite counts no rows for RETURNING
 
+    def _takes_text(self, statement: Prepared) -> bool:
+        """Whether nobody misses a statement that SQLAlchemy has not compiled itself."""
+        connection = self._connection
+        is_changed = "schema_translate_map" in connection.get_execution_options()
+        return statement.direct and not (
+            is_changed or connection.dispatch.before_execute or connection.dispatch.after_execute
+        )
+
+    def _execute_text(self, statement: Prepared, parameters: Mapping[str, Any]) -> Reply:
+        result = self._connection.exec_driver_sql(statement.sql, cast("Any", statement.bound(parameters)))
+        if not result.returns_rows:
+            return Reply(result.rowcount, (), getattr(result, "lastrowid", None))
+        rows = statement.rows(cast("DBAPICursor", result.cursor))
+        result.close()
+        return Reply(len(rows), rows, None)
+
     def commit(self) -> None:
+        if self._begun_here:
+            self._connection.exec_driver_sql("COMMIT")
+            return
         try:
             self._connection.commit()
-        except BaseException:
-            self._connection.invalidate()
+        except BaseException as error:
+            self._take_back(error)
             raise
+
+    def _take_back(self, error: BaseException) -> None:
+        """Roll back what COMMIT has left open: SQLAlchemy takes its transaction for over."""
+        connection = self._connection
+        if connection.invalidated:
+            return
+        try:
+            if not isinstance(error, Exception):
+                raise error
+            connection.connection.rollback()
+        except BaseException:  # noqa: BLE001  the first error is the one to tell
+            connection.invalidate()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -126,6 +159,7 @@ class CursorLine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._dialect = engine.dialect
+        self._begun_here = False
         self._connection: PoolProxiedConnection
         self._cursor: DBAPICursor
 
@@ -142,8 +176,9 @@ class CursorLine:
             self._cursor = self._connection.cursor()
         except self._dialect.loaded_dbapi.Error as error:
             raise self._failure(error) from error
-        autocommits = self._dialect.detect_autocommit_setting(driver)
+        autocommits = is_autocommitting(self._engine, driver)
         if autocommits and several:
+            self._begun_here = True
             self._send("BEGIN", ())
         return autocommits and not several
 
@@ -156,10 +191,12 @@ class CursorLine:
         return self._send(statement.sql, bound, statement)
 
     def commit(self) -> None:
+        if self._begun_here:
+            self._send("COMMIT", ())
+            return
         try:
             self._dialect.do_commit(self._connection)
-        except BaseException as error:
-            self._connection.invalidate(error)
+        except self._dialect.loaded_dbapi.Error as error:
             raise self._failure(error) from error
 
     def __exit__(
@@ -175,7 +212,10 @@ class CursorLine:
         try:
             if not isinstance(error, Exception):
                 raise error
-            self._connection.rollback()
+            if self._begun_here:
+                self._cursor.execute("ROLLBACK")
+            else:
+                self._connection.rollback()
         except BaseException as failure:  # noqa: BLE001  the first error is the one to tell
             self._connection.invalidate(failure)
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import BindParameter, types
 from sqlalchemy.sql import visitors
 
+from statelatch.comparisons import Compared
 from statelatch.errors import ConfigurationError
 from statelatch.guards import NOT_PARAMETERS, PARAMETER
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-__all__ = ["bound_in", "check_bound", "parameters_of"]
+__all__ = ["bound_in", "check_bound", "compared_in", "parameters_of"]
 
 
 def bound_in(clause: ColumnElement[Any] | None) -> Iterator[BindParameter[Any]]:
@@ -59,6 +60,15 @@ def parameters_of(clauses: Iterable[Any]) -> dict[str, bool]:
                 )
             required[name] = required.get(name, False) or bool(bound.required)
     return required
+
+
+def compared_in(clauses: Iterable[Any]) -> dict[str, list[Compared]]:
+    """The event's parameters that guards compare in these clauses, by name."""
+    found: dict[str, list[Compared]] = {}
+    for node in (node for clause in clauses for node in visitors.iterate(clause)):
+        if isinstance(node, Compared):
+            found.setdefault(node.key.removeprefix(PARAMETER), []).append(node)
+    return found
 
 
 _SENT_AS_THEY_ARE = {types.Integer, types.Float, types.Numeric, types.String, types.NullType}

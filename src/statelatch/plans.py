@@ -15,6 +15,7 @@ from statelatch.commands import Applied, Execute, Fire, Plan, Reply, Row
 from statelatch.errors import (
     ConnectionFailureError,
     OutcomeUnknownError,
+    Phase,
     RequestError,
     RowNotFoundError,
 )
@@ -30,7 +31,7 @@ from statelatch.labels import (
 )
 from statelatch.outcomes import Packed, Packing, Pair, instant
 from statelatch.records import Snapshot, Transitioned
-from statelatch.requests import bound_parameters, check_changes, check_new, check_params, check_proof
+from statelatch.requests import bound_parameters, check_changes, check_compared, check_new, check_params, check_proof
 from statelatch.statements import Statements
 from statelatch.tokens import mint, source_number, variants
 
@@ -77,6 +78,8 @@ def send(
     )
     if of_event.parameters:  # a missing one is told before anything is sent
         bound_parameters(event, of_event.parameters, params)
+    if of_event.compared:
+        check_compared(event, of_event.compared, params)
     lost: Lost | None = None
     for _ in range(TRIES):
         outcome = yield from retried(lambda: _attempt(sending))
@@ -131,7 +134,9 @@ def _compiled(sending: Sending) -> Plan[Transitioned | Lost]:
         source, target = _pair(sending, row)
         after = row[VERSION_COLUMN] if version is None else version + 1
         return sending.transitioned(source, target, after, row[AT_COLUMN])
-    packed = compiled.packing.unpacked(reply.number or 0)
+    if not reply.number:
+        return (yield from _hidden(sending))
+    packed = compiled.packing.unpacked(reply.number)
     source, target = statements.pairs[packed.pair]
     after = packed.version if version is None else version + 1
     assert after is not None, "it is packed unless it is known"  # noqa: S101
@@ -146,6 +151,27 @@ def _pair(sending: Sending, row: Row) -> Pair:
     number = source_number(sending.token, row[TOKEN_COLUMN], len(statements.leaves))
     assert number is not None, "the row has the token that was written"  # noqa: S101
     return statements.leaves[number], row[STATE_COLUMN]
+
+
+def _hidden(sending: Sending) -> Plan[Transitioned]:
+    """The outcome of an UPDATE that is durable, and whose packed number did not come back: a trigger takes it away.
+
+    From now on the row is read again in the same transaction. Here that is too late, but rarely too late to find it.
+    """
+    of_mapping = sending.statements.of_mapping
+    of_mapping.pack_no_more()
+    try:
+        reply: Reply = yield Execute(((of_mapping.reread, sending.key_values),))
+    except ConnectionFailureError as error:
+        raise _unknown(sending, error.phase, error.database, error.detail) from error
+    for row in reply.rows:
+        if mine := sending.mine(row):
+            return mine
+    raise _unknown(sending, Phase.COMMIT, sending.table, "a trigger hid the outcome, and the row has moved on")
+
+
+def _unknown(sending: Sending, phase: Phase, database: str, detail: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(phase=phase, database=database, detail=detail, token=sending.token, key=sending.key)
 
 
 def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
@@ -188,8 +214,10 @@ def _interpreted(sending: Sending) -> Plan[Transitioned | Lost]:
     if update.packing is None:
         (row,) = reply.rows
         at = row[AT_COLUMN]
+    elif reply.number:
+        at = yield from _time(statements.of_mapping, update.packing.unpacked(reply.number))
     else:
-        at = yield from _time(statements.of_mapping, update.packing.unpacked(reply.number or 0))
+        return (yield from _hidden(sending))
     return sending.transitioned(snapshot.state, fired.target, snapshot.version + 1, at)
 
 
@@ -247,9 +275,7 @@ def _asked(sending: Sending) -> Plan[Reply]:
     except ConnectionFailureError as error:
         if not sending.resent:
             raise
-        raise OutcomeUnknownError(
-            phase=error.phase, database=error.database, detail=error.detail, token=sending.token, key=sending.key
-        ) from error
+        raise _unknown(sending, error.phase, error.database, error.detail) from error
 
 
 def load(statements: Statements, key: Any) -> Plan[Snapshot]:
@@ -285,7 +311,7 @@ def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     mapping.known_state(None, initial)
     insert, parameters = statements.insert(row, steps, given=values), value_parameters(row)
     key = mapping.key_of(values) if values.keys() >= set(mapping.key_attributes) else None
-    transaction = Execute(((insert, parameters), *statements.after_insert(row)), token, key)
+    transaction = Execute(((insert, parameters), *statements.after_insert(row)), token, key, whole=True)
     reply: Reply = yield from retried(lambda: _once(transaction))
     (found,) = reply.rows
     return snapshot_of(statements, dict(found))

@@ -35,6 +35,9 @@ class Prepared:
         dialect: of the engine that will send it.
     """
 
+    is_varying = False
+    """Whether SQLAlchemy would compile it anew for each call."""
+
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
         self._statement = statement
         self._dialect = dialect

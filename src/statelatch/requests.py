@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, String
 
+    from statelatch.comparisons import Compared
     from statelatch.mapping import MachineMapping
 
 __all__ = [
     "bound_parameters",
     "check_actor",
     "check_changes",
+    "check_compared",
     "check_data",
     "check_datetimes",
     "check_new",
@@ -87,6 +89,17 @@ def bound_parameters(event: str, names: Mapping[str, bool], params: Mapping[str,
             "nothing was written. Pass it as a keyword argument."
         )
     return {event_parameter(name): params[name] for name in names if name in params}
+
+
+def check_compared(event: str, compared: Mapping[str, Iterable[Compared]], params: Mapping[str, Any]) -> None:
+    """Refuse parameters on which SQL and Python would not agree where a guard compares them."""
+    for name, places in compared.items():
+        for place in places:
+            if name in params and not place.takes(params[name]):
+                raise RequestError(
+                    f"{event!r}: a guard compares the parameter {name!r} with values of kind {place.latch_kind}, "
+                    f"found {params[name]!r}; nothing was written. Pass a value of that kind, or None."
+                )
 
 
 def check_datetimes(values: Mapping[str, Any]) -> None:

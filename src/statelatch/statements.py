@@ -78,6 +78,11 @@ class Statements:
             self._events[name] = EventStatements(self, name)
         return self._events[name]
 
+    def pack_no_more(self) -> None:
+        """Make all statements of events anew, without LAST_INSERT_ID: on this table it does not come back."""
+        self.has_last_insert_id = False
+        self._events.clear()
+
     @cached_property
     def at_key(self) -> ColumnElement[bool]:
         """The row with the key; of a table that several classes share, only if it is of the entity's class."""
@@ -197,7 +202,8 @@ class Statements:
         if values.keys() >= set(mapping.key_attributes):
             return self.at_key, mapping.key_values(mapping.key_of(values))
         key, *others = mapping.key_columns
-        if isinstance(key.type, types.Integer) and not others:
+        counted = key is mapping.mapper.local_table.autoincrement_column and key.server_default is None  # pyright: ignore
+        if counted and not others:
             return key == last_number(), {}
         token = mapping.columns[mapping.token]
         return token == bindparam(token_parameter(0), type_=token.type), {token_parameter(0): values[mapping.token]}

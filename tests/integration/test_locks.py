@@ -175,7 +175,7 @@ def test_a_connection_is_given_back_as_it_was(database_url: URL, settings: dict[
     event.listen(engine, "before_cursor_execute", note)
     assert adapter.send(KEY, "pay").version == 2
 
-    assert sent == ["BEGIN", "UPDATE", "SELECT"]
+    assert sent == ["BEGIN", "UPDATE", "SELECT", "COMMIT"]
     with engine.connect() as connection:
         driver_connection: Any = connection.connection.dbapi_connection
         assert driver_connection.get_autocommit()

@@ -184,18 +184,20 @@ def test_stopped_before_it_began(tmp_path: Path) -> None:
 
 
 def stopped(tmp_path: Path, script: str, child: ChildProcess, *numbers: int) -> Exit | None:
-    """Run a script that makes the file `ready`, and send it these signals when it has."""
+    """Run a script that makes the file `ready`, and send it these signals when it has; after SEEN, the next."""
+    touched = script.replace("READY", f"touch {tmp_path}/ready").replace("SEEN", f"touch {tmp_path}/seen")
     with ThreadPoolExecutor(1) as threads:
-        ending = threads.submit(run, script.replace("READY", f"touch {tmp_path}/ready"), child)
+        ending = threads.submit(run, touched, child)
         assert eventually((tmp_path / "ready").exists)
         for number in numbers:
             assert child.stop(number)
+            assert "SEEN" not in script or eventually((tmp_path / "seen").exists)
         return ending.result(PATIENCE)
 
 
 def test_stop(tmp_path: Path) -> None:
     """The first signal is the one that stopped it, and the command gets each of them."""
-    script = "trap 'echo int >&2' INT; trap 'echo term >&2; exit 5' TERM; READY; while :; do :; done"
+    script = "trap 'echo int >&2; SEEN' INT; trap 'echo term >&2; exit 5' TERM; READY; while :; do :; done"
     with Path(os.devnull).open("wb") as nowhere:
         child = ChildProcess(stderr=nowhere.fileno())
         ended = stopped(tmp_path, script, child, signal.SIGINT, signal.SIGTERM)

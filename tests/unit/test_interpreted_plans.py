@@ -148,7 +148,9 @@ def test_load_is_a_snapshot() -> None:
     """The row's key, state and version, and every column by attribute."""
     reply = row("sent", 3, TOKEN, note="x")
 
-    assert Script(reply).run(load(RETURNING, 7)) == Snapshot(key=7, state="sent", version=3, values=next(iter(reply.rows)))
+    assert Script(reply).run(load(RETURNING, 7)) == Snapshot(
+        key=7, state="sent", version=3, values=next(iter(reply.rows))
+    )
 
 
 def test_load_tells_a_missing_row() -> None:
