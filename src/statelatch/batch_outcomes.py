@@ -21,7 +21,7 @@ from statelatch.errors import (
     RequestError,
 )
 from statelatch.records import Request, Transitioned
-from statelatch.requests import bound_parameters, check_params, check_proof
+from statelatch.requests import bound_parameters, check_compared, check_params, check_proof
 from statelatch.tokens import mint
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def check(statements: Statements, request: Request) -> None:
     check_proof(request.expected_version, request.token)
     statements.mapping.key_values(request.key)
     bound_parameters(request.event, event.parameters, request.params)
+    check_compared(request.event, event.compared, request.params)
     if statements.log is not None:
         statements.log.recorded(request.params)
 
