@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -215,6 +216,17 @@ def test_assigned_columns_are_computed_from_the_old_row(orders: PersistenceAdapt
     assert [(row["note"], row["limit_"], row["amount"], row["st"]) for row in rows_of(orders.engine)[:3]] == [
         ("draft", n, n + 1, "held") for n in range(3)
     ]
+
+
+def test_the_time_is_that_of_the_statement(orders: PersistenceAdapter) -> None:
+    """One clock, the database's: what an answer says is what the same statement has written into the row."""
+    fill(orders.engine, [{}, {}])
+
+    answers = orders.send_batch([Request(("acme", n), "drop") for n in (0, 1)])
+
+    times = [each.at for each in answers if isinstance(each, Transitioned)]
+    assert times == [row["updated_at"] for row in rows_of(orders.engine)]
+    assert abs(times[0] - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_a_row_in_an_unknown_state_does_not_deny_the_others_their_answers(orders: PersistenceAdapter) -> None:
