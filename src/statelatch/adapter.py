@@ -13,6 +13,7 @@ from statelatch.drive import Hook, drive
 from statelatch.engines import is_in_memory, open_engine, reconnected
 from statelatch.errors import ConfigurationError
 from statelatch.history import history
+from statelatch.lines import Lines
 from statelatch.statements import Statements
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class PersistenceAdapter:
         self.mapping = mapping
         self._statements = Statements(mapping, self._sending.dialect)
         self._bulk = BulkStatements(self._statements)
+        self._lines = Lines(self._sending, keeps=self._given is None)
         self._hooks: list[Hook] = []
         self._is_reconnected = False
 
@@ -247,7 +249,7 @@ class PersistenceAdapter:
 
     def run(self, plan: Plan[Result]) -> Result:
         """Run a plan of your own, made of the same commands as statelatch's, on this adapter's engine."""
-        return drive(plan, self._sending, self._hooks)
+        return drive(plan, self._lines, self._hooks)
 
     @property
     def statements(self) -> Statements:
@@ -263,6 +265,7 @@ class PersistenceAdapter:
     def close(self) -> None:
         """Close the connections of an engine that the adapter made itself; leave yours alone."""
         if self._given is None or self._is_reconnected:
+            self._lines.close()
             self._sending.dispose()
             if "engine" in vars(self):
                 self.engine.dispose()

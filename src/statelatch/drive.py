@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 from statelatch import faults
 from statelatch.commands import Applied, Execute, Fire, Plan, Reply
 from statelatch.errors import Phase
-from statelatch.lines import line_for
 from statelatch.records import Transitioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Engine
-
     from statelatch.interpreter import Fired, Refused
-    from statelatch.lines import Line
+    from statelatch.lines import Line, Lines
 
 __all__ = ["Hook", "drive"]
 
@@ -32,12 +29,12 @@ Hook = Callable[[Transitioned], object]
 Result = TypeVar("Result")
 
 
-def drive(plan: Plan[Result], engine: Engine, hooks: Sequence[Hook] = ()) -> Result:
-    """Run a plan over connections of this engine.
+def drive(plan: Plan[Result], lines: Lines, hooks: Sequence[Hook] = ()) -> Result:
+    """Run a plan over connections of an engine.
 
     Args:
         plan: what to do.
-        engine: where.
+        lines: to that engine.
         hooks: called with each transition that the plan has made durable.
 
     Raises:
@@ -48,7 +45,7 @@ def drive(plan: Plan[Result], engine: Engine, hooks: Sequence[Hook] = ()) -> Res
         command = next(plan)
         while True:
             try:
-                reply = _perform(command, engine, hooks)
+                reply = _perform(command, lines, hooks)
             except Exception as error:  # noqa: BLE001  the plan decides
                 command = plan.throw(error)
             else:
@@ -57,21 +54,19 @@ def drive(plan: Plan[Result], engine: Engine, hooks: Sequence[Hook] = ()) -> Res
         return stop.value
 
 
-def _perform(
-    command: Execute | Fire | Applied, engine: Engine, hooks: Sequence[Hook]
-) -> Reply | Fired | Refused | None:
+def _perform(command: Execute | Fire | Applied, lines: Lines, hooks: Sequence[Hook]) -> Reply | Fired | Refused | None:
     if isinstance(command, Execute):
-        return _transaction(command, engine)
+        return _transaction(command, lines)
     if isinstance(command, Fire):
         return command.firing.run()
     return _tell(hooks, command.transitions)
 
 
-def _transaction(command: Execute, engine: Engine) -> Reply:
+def _transaction(command: Execute, lines: Lines) -> Reply:
     """One transaction, in which every error is judged with the phase that it happened in."""
     phase = Phase.CONNECT
     try:
-        with line_for(engine, command) as line:
+        with lines.line_for(command) as line:
             phase = Phase.EXECUTE
             autocommits = line.begin(several=command.whole or len(command.statements) > 1)
             phase = Phase.COMMIT if autocommits else phase
@@ -81,7 +76,7 @@ def _transaction(command: Execute, engine: Engine) -> Reply:
                 line.commit()
     except Exception as error:
         phase = phase if command.writes else min(phase, Phase.EXECUTE, key=list(Phase).index)
-        judged = faults.judge(error, phase, engine, command.token, command.key)
+        judged = faults.judge(error, phase, lines.engine, command.token, command.key)
         if judged is error:
             raise
         raise judged from error

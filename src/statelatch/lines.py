@@ -10,9 +10,12 @@ Neither decides anything: `statelatch.drive` knows the order and the phase.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
 
 from statelatch.commands import Reply
 from statelatch.engines import disconnected, give_back, is_autocommitting, is_initialized, is_observed
@@ -20,7 +23,7 @@ from statelatch.prepared import Prepared
 from statelatch.spooled import SpooledRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
 
     from sqlalchemy import Connection, CursorResult, Engine, Executable
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
     from statelatch.commands import Execute, Row
 
-__all__ = ["Line", "line_for"]
+__all__ = ["Line", "Lines"]
 
 
 class Line(Protocol):
@@ -61,14 +64,71 @@ class Line(Protocol):
         ...
 
 
-def line_for(engine: Engine, command: Execute) -> Line:
-    """The faster line, unless somebody listens to the other or a statement needs it."""
-    if is_observed(engine) or not is_initialized(engine):
-        return CoreLine(engine)
-    for statement, _ in command.statements:
-        if not (isinstance(statement, Prepared) and statement.direct):
+class Lines:
+    """The lines of one engine.
+
+    A pool's connection costs nearly as much to get and to give back as SQLite takes for an UPDATE. So an engine of the
+    adapter's own keeps some lines at hand, no more than its pool would keep connections: beyond that they go back to
+    the pool, for whoever waits there.
+
+    Args:
+        engine: where to.
+        keeps: it is nobody else's.
+    """
+
+    def __init__(self, engine: Engine, *, keeps: bool) -> None:
+        self.engine = engine
+        self._keeps = keeps
+        self._idle: deque[CursorLine] = deque()
+        self._process = os.getpid()
+
+    def line_for(self, command: Execute) -> Line:
+        """The faster line, unless somebody listens to the other or a statement needs it."""
+        engine = self.engine
+        if is_observed(engine) or not is_initialized(engine):
             return CoreLine(engine)
-    return CursorLine(engine)
+        for statement, _ in command.statements:
+            if not (isinstance(statement, Prepared) and statement.direct):
+                return CoreLine(engine)
+        if self._process != os.getpid():
+            self._leave_to_parent()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return CursorLine(self)
+
+    def keep(self, line: CursorLine) -> bool:
+        """Keep a line at hand, if it is one of few."""
+        pool = self.engine.pool
+        if not (self._keeps and isinstance(pool, QueuePool)) or pool.checkedout() > pool.size():
+            return False
+        self._idle.append(line)
+        return True
+
+    def close(self) -> None:
+        """Give the kept lines' connections back to the pool."""
+        for line in self._taken():
+            line.give_back()
+
+    def lost(self, error: BaseException) -> None:
+        """A connection was lost: so are those that were kept, most likely."""
+        for line in self._taken():
+            line.invalidate(error)
+
+    def _taken(self) -> Iterator[CursorLine]:
+        while True:
+            try:
+                yield self._idle.pop()
+            except IndexError:
+                return
+
+    def _leave_to_parent(self) -> None:
+        """After a fork: the sockets are the parent's, and to close them would end its sessions."""
+        _PARENTS.append(self._idle)
+        self._idle, self._process = deque(), os.getpid()
+
+
+_PARENTS: list[object] = []
 
 
 class CoreLine:
@@ -154,29 +214,31 @@ class CoreLine:
 
 
 class CursorLine:
-    """A DBAPI cursor of a pooled connection."""
+    """A DBAPI cursor of a pooled connection; kept by its `Lines`, it serves one transaction after the other."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._dialect = engine.dialect
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._engine = lines.engine
+        self._dialect = lines.engine.dialect
         self._begun_here = False
-        self._connection: PoolProxiedConnection
-        self._cursor: DBAPICursor
+        self._connection: PoolProxiedConnection | None = None
+        self._cursor: DBAPICursor | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._connection = self._engine.raw_connection()
-        except self._dialect.loaded_dbapi.Error as error:
-            raise self._wrapped(error, lost=False) from error
+        if self._connection is None:
+            try:
+                self._connection = self._engine.raw_connection()
+            except self._dialect.loaded_dbapi.Error as error:
+                raise self._wrapped(error, lost=False) from error
         return self
 
     def begin(self, *, several: bool) -> bool:
-        driver: Any = self._connection.dbapi_connection
-        try:
-            self._cursor = self._connection.cursor()
-        except self._dialect.loaded_dbapi.Error as error:
-            raise self._failure(error) from error
-        autocommits = is_autocommitting(self._engine, driver)
+        if self._cursor is None:
+            try:
+                self._cursor = self._pooled.cursor()
+            except self._dialect.loaded_dbapi.Error as error:
+                raise self._failure(error) from error
+        autocommits = is_autocommitting(self._engine, self._pooled.dbapi_connection)
         if autocommits and several:
             self._begun_here = True
             self._send("BEGIN", ())
@@ -195,7 +257,7 @@ class CursorLine:
             self._send("COMMIT", ())
             return
         try:
-            self._dialect.do_commit(self._connection)
+            self._dialect.do_commit(self._pooled)
         except self._dialect.loaded_dbapi.Error as error:
             raise self._failure(error) from error
 
@@ -203,9 +265,24 @@ class CursorLine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            give_back(self._connection)
-        elif self._connection.is_valid:
+            self._begun_here = False
+            if not self._lines.keep(self):
+                self.give_back()
+        elif self._pooled.is_valid:
             self._take_back(error)
+
+    def give_back(self) -> None:
+        """Let the pool have the connection."""
+        give_back(self._pooled)
+
+    def invalidate(self, error: BaseException) -> None:
+        """Let nobody have it."""
+        self._pooled.invalidate(error)
+
+    @property
+    def _pooled(self) -> PoolProxiedConnection:
+        assert self._connection is not None, "it was entered"  # noqa: S101
+        return self._connection
 
     def _take_back(self, error: BaseException) -> None:
         """Roll back; a connection that cannot, or was interrupted in the middle of an answer, is not used again."""
@@ -213,16 +290,18 @@ class CursorLine:
             if not isinstance(error, Exception):
                 raise error
             if self._begun_here:
-                self._cursor.execute("ROLLBACK")
+                self._send("ROLLBACK", ())
             else:
-                self._connection.rollback()
+                self._pooled.rollback()
         except BaseException as failure:  # noqa: BLE001  the first error is the one to tell
-            self._connection.invalidate(failure)
+            if self._pooled.is_valid:
+                self._pooled.invalidate(failure)
         else:
-            self._connection.close()
+            self._pooled.close()
 
     def _send(self, sql: str, parameters: Any, returning: Prepared | None = None) -> Reply:
         cursor = self._cursor
+        assert cursor is not None, "it was begun"  # noqa: S101
         try:
             cursor.execute(sql, parameters)
             if not cursor.description:
@@ -237,9 +316,10 @@ class CursorLine:
         dbapi = self._dialect.loaded_dbapi
         if not isinstance(error, dbapi.Error):
             return error
-        lost = self._dialect.is_disconnect(error, self._connection.dbapi_connection, None)
+        lost = self._dialect.is_disconnect(error, self._pooled.dbapi_connection, None)
         if lost:
-            disconnected(self._engine, self._connection, error)
+            disconnected(self._engine, self._pooled, error)
+            self._lines.lost(error)
         return self._wrapped(error, sql, parameters, lost=lost)
 
     def _wrapped(

@@ -4,6 +4,7 @@ The first serves an engine that somebody listens to, the second all others; each
 adapter's own, and in transactions, on an engine of the caller's.
 """
 
+import os
 import signal
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ from statelatch import ConnectionFailureError, MachineMapping, OutcomeUnknownErr
 from statelatch.columns import TransitionColumns, UTCDateTime, now, state_text
 from statelatch.commands import Execute, Plan
 from statelatch.errors import Phase
-from statelatch.lines import CoreLine, CursorLine, line_for
+from statelatch.lines import CoreLine, CursorLine, Lines
 from statelatch.prepared import Prepared
 from tests.databases import administrator, kill_connections, on, pooled
 
@@ -81,8 +82,10 @@ def adapter(kind: tuple[str, str], database_url: URL) -> Generator[PersistenceAd
             adapter.send(3, "hold")  # now the adapter knows the database's time
             if kind[1] == "core":
                 event.listen(sending(adapter), "before_cursor_execute", lambda *_: None)
-            assert type(line_for(sending(adapter), Execute(((adapter.statements.load, {}),)))) is LINES[kind[1]]
+            lines = Lines(sending(adapter), keeps=False)
+            assert type(lines.line_for(Execute(((adapter.statements.load, {}),)))) is LINES[kind[1]]
             yield adapter
+            adapter._lines.close()  # pyright: ignore[reportPrivateUsage]
             assert sending(adapter).pool.checkedout() == 0  # pyright: ignore  a QueuePool
 
 
@@ -151,6 +154,7 @@ def test_a_database_that_went_away(adapter: PersistenceAdapter) -> None:
     """Where no new connection is had: phase `connect`."""
     folder = Path(sending(adapter).url.database or "").parent
     sending(adapter).dispose()
+    adapter.close()
     elsewhere = folder.rename(folder.with_name("elsewhere"))
 
     with pytest.raises(ConnectionFailureError) as caught:
@@ -172,6 +176,7 @@ def test_a_connection_that_died_in_the_pool(kind: tuple[str, str], adapter: Pers
             deaths.append(record)
             connection.close()
 
+    adapter.close()
     with pytest.raises(ConnectionFailureError) as caught:
         adapter.load(1)
 
@@ -188,6 +193,7 @@ def test_a_busy_file(database_url: URL, adapter: PersistenceAdapter, kind: tuple
         connection.execute("PRAGMA busy_timeout=20")
 
     sending(adapter).dispose()
+    adapter.close()
     with pooled(database_url) as other, other.connect() as connection:
         connection.execute(text("UPDATE seats SET version = version WHERE id = 2"))
         with pytest.raises(ConnectionFailureError) as caught:
@@ -311,3 +317,78 @@ def test_connections_lost_together_are_renewed_together(adapter: PersistenceAdap
         adapter.load(1)
 
     assert [adapter.send(1, "hold").version, adapter.send(2, "hold").version] == [2, 2]
+
+
+# -- lines that an adapter keeps ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_url(database_url: URL) -> Generator[PersistenceAdapter]:
+    """Seats, on an engine of the adapter's own, to which nobody listens."""
+    with pooled(database_url) as engine:
+        Base.metadata.create_all(engine)
+    with PersistenceAdapter(database_url, MAPPING) as adapter:
+        for key in range(1, 31):
+            adapter.create(id=key)
+        yield adapter
+    assert sending(adapter).pool.checkedout() == 0  # pyright: ignore  a QueuePool
+
+
+def test_a_line_is_kept(by_url: PersistenceAdapter) -> None:
+    """One connection is taken from the pool, and serves one event after the other."""
+    taken: list[object] = []
+    event.listen(sending(by_url), "checkout", lambda *_: taken.append(_))  # pyright: ignore
+
+    for key in range(1, 6):
+        by_url.send(key, "hold")
+
+    assert len(taken) == 1
+
+
+def test_a_crowd_that_is_larger_than_the_pool(by_url: PersistenceAdapter) -> None:
+    """Nobody waits for a connection that a kept line holds: beyond the pool's size lines go back at once."""
+
+    def ten(key: int) -> None:
+        for _ in range(10):
+            by_url.send(key, "hold")
+
+    with ThreadPoolExecutor(30) as threads:
+        list(threads.map(ten, range(1, 31)))
+
+    assert {by_url.load(key).version for key in range(1, 31)} == {11}
+    assert sending(by_url).pool.checkedout() <= 5  # pyright: ignore  a QueuePool
+
+
+@on("postgresql", "mariadb")
+def test_kept_lines_are_lost_together(by_url: PersistenceAdapter) -> None:
+    """After a restart of the server one call fails, not one for each line that was kept."""
+    with locked(by_url), ThreadPoolExecutor() as threads:
+        waits = threads.submit(by_url.send, 1, "hold")
+        waiting(by_url)
+        by_url.send(2, "hold")
+    waits.result()
+    assert len(by_url._lines._idle) == 2  # pyright: ignore[reportPrivateUsage]
+    kill_connections(sending(by_url).url)
+
+    with pytest.raises(ConnectionFailureError):
+        by_url.load(1)
+
+    assert [by_url.send(key, "hold").version for key in (1, 2)] == [3, 3]
+
+
+def test_a_forked_process_has_lines_of_its_own(by_url: PersistenceAdapter) -> None:
+    """The child leaves the parent's connection alone, and its end does not end it."""
+    by_url.send(1, "hold")
+
+    child = os.fork()
+    if child == 0:
+        try:
+            sending(by_url).dispose(close=False)  # as SQLAlchemy asks of a child
+            version = by_url.send(2, "hold").version
+            by_url.close()
+            os._exit(0 if version == 2 else 1)
+        except BaseException:
+            os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [by_url.send(key, "hold").version for key in (1, 2)] == [3, 3]
