@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -26,15 +27,13 @@ from statelatch.event_requests import EventRequests, Portion
 from statelatch.faults import Contention, LostRace, is_impossible
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.outcomes import instant
-from statelatch.plans import TRIES, retried
+from statelatch.plans import TRIES, asked_time, retried
 from statelatch.records import Request, Transitioned, transitions
 from statelatch.request_tables import Columns
 from statelatch.sending import Lost, Sending, explained
 from statelatch.tokens import variants
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from statelatch.prepared import Prepared
     from statelatch.statements import Statements
 
@@ -69,8 +68,11 @@ class _Sent:
 
     def answer(self, requests: EventRequests, place: int, answer: Answer) -> None:
         """Note what became of one request; of an error without the frames of this plan, which would keep everything."""
-        kept = answer.with_traceback(None) if isinstance(answer, Exception) else answer
-        self.answers[requests.numbers[place]] = kept
+        error: BaseException | None = answer if isinstance(answer, Exception) else None
+        while error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+        self.answers[requests.numbers[place]] = answer
 
     def left(self, portion: Portion) -> Portion:
         """Those that have no answer yet."""
@@ -151,10 +153,23 @@ def _moved(sent: _Sent, portion: Portion) -> Plan[LostRace | None]:
     except LostRace as race:
         return race
     rows = Columns.of(reply.rows)
-    packed = instant(reply.number or 0) if requests.packs_time else None
+    packed: datetime | None = None
+    if requests.packs_time and rows:
+        packed = yield from _packed_time(requests.event.of_mapping, reply.number)
     applied = _transitioned(sent, portion, rows, packed) if rows else ()
     yield Applied(applied)
     return None
+
+
+def _packed_time(statements: Statements, number: int | None) -> Plan[datetime]:
+    """When the UPDATE was, which is durable already; if a trigger hides its number, when that was found."""
+    if number:
+        return instant(number)
+    statements.pack_no_more()
+    try:
+        return (yield from asked_time(statements))
+    except ConnectionFailureError:
+        return datetime.now(UTC)
 
 
 def _diagnosed(sent: _Sent, portion: Portion) -> Plan[Mapping[int, Lost]]:

@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from statelatch.errors import RequestError
+from statelatch.parameters import bound_in
 from statelatch.records import Request
 from statelatch.requests import bound_parameters, check_compared, check_datetimes, check_params, check_proof
 
 if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
     from statelatch.event_statements import EventStatements
     from statelatch.mapping import MachineMapping
     from statelatch.statements import Statements
 
 __all__ = [
+    "check_bytes",
+    "check_no_lists",
     "check_params_of",
     "check_proofs",
     "compiled_events",
@@ -97,7 +102,32 @@ def _compiled(statements: Statements, event: str) -> EventStatements:
             f"{event!r} needs the Python machine for each row, which a batch does not run: "
             f"{'; '.join(of_event.reasons)}; nothing was written. Use `send`."
         )
+    check_no_lists(of_event)
     return of_event
+
+
+def check_no_lists(event: EventStatements) -> None:
+    """Refuse an event with a parameter that stands for a list: it is no column of a table of requests."""
+    lists = [bound.key for bound in bound_in(event.anywhere) if bound.expanding and not bound.unique]
+    if lists:
+        raise RequestError(
+            f"{event.event!r} has a parameter that stands for a list, {', '.join(map(repr, lists))}, which a batch "
+            "cannot carry; nothing was written. Use `send`."
+        )
+
+
+def check_bytes(dialect: Dialect, params: Mapping[str, Any]) -> None:
+    """Refuse bytes that MariaDB may cut without a word, in a batch alone."""
+    for name, value in params.items() if dialect.name in {"mysql", "mariadb"} else ():
+        if isinstance(value, bytes | bytearray) and len(value) > SHORTEST:
+            raise RequestError(
+                f"{name}: {len(value)} bytes; in a batch MariaDB would cut what does not fit, without a word; nothing "
+                f"was written. Send what is longer than {SHORTEST} bytes with `send`."
+            )
+
+
+SHORTEST = 255
+"""Bytes that the shortest of MariaDB's binary types holds."""
 
 
 def check_params_of(event: EventStatements, numbers: Sequence[int], params: Sequence[Mapping[Any, Any]]) -> set[str]:
@@ -116,6 +146,10 @@ def check_params_of(event: EventStatements, numbers: Sequence[int], params: Sequ
             raise RequestError(f"request {number}: expected parameters by name, found {own!r}; nothing was written")
         numbered(number, check_params, event.event, own)
         numbered(number, bound_parameters, event.event, event.parameters, own)
+    dialect = event.of_mapping.dialect
+    if dialect.name in {"mysql", "mariadb"}:
+        for number, own in zip(numbers, params, strict=True):
+            numbered(number, check_bytes, dialect, own)
     if event.compared:
         for number, own in zip(numbers, params, strict=True):
             numbered(number, check_compared, event.event, event.compared, own)

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from statelatch.batch_checks import check_bytes, check_no_lists
 from statelatch.errors import (
     BatchInterruptedError,
     ConnectionFailureError,
@@ -47,7 +48,9 @@ def check(statements: Statements, request: Request) -> None:
             f"{request.event!r} needs the Python machine for each row, which a batch does not run: "
             f"{'; '.join(event.reasons)}; nothing was written. Use the adapter's `send`."
         )
+    check_no_lists(event)
     check_params(request.event, request.params)
+    check_bytes(statements.dialect, request.params)
     check_proof(request.expected_version, request.token)
     statements.mapping.key_values(request.key)
     bound_parameters(request.event, event.parameters, request.params)

@@ -21,11 +21,13 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Integer,
+    String,
     Update,
     and_,
     bindparam,
     column,
     exists,
+    func,
     or_,
     select,
     update,
@@ -132,8 +134,7 @@ class BatchedEvent:
             *before, entries = self.event.logged(moving, self._moved, *anew)
             yield from (*before, of_mapping.returning_logged(cast("Any", entries)))
         if not of_mapping.tells_outcome:
-            written = self.event.mapping.columns[self.event.mapping.token].is_not(None)
-            yield select(*self._outcome).where(of_mapping.at_key, written)
+            yield select(*self._outcome).where(self._moved)
 
     def _moving(self, shape: Shape) -> Update:
         event, columns = self.event, self.event.mapping.columns
@@ -231,7 +232,10 @@ class Carried:
 
     def _as_bound(self, given: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[Any]:
         """A column in the place of a parameter, in the SQL that its type puts around parameters."""
-        around = kind.dialect_impl(self._dialect).bind_expression(cast("Any", given))
+        sent = cast("Any", kind.dialect_impl(self._dialect))
+        around = sent.bind_expression(given)
+        if around is None and self._dialect.name in {"mysql", "mariadb"} and isinstance(sent, String):
+            return func.coalesce(given)  # of a bare column MariaDB takes what fits, without a word
         return given if around is None else around
 
     def _swapped(self, into: Callable[[Cell], ColumnElement[Any]]) -> Executable:

@@ -99,7 +99,7 @@ class BatchThread:
 
     def write(self, calls: Sequence[Call]) -> None:
         """Write these at once, in the calling thread, and tell each caller."""
-        wanted = [call for call in calls if call.begins()]
+        wanted = [call for call in calls if _begins(call)]
         for call, outcome in zip(wanted, self._write([call.request for call in wanted]), strict=True):
             _tell(call, outcome)
 
@@ -198,6 +198,15 @@ class BatchThread:
             self._ring()
         for call in left:
             _tell(call, RuntimeError(DIED))
+
+
+def _begins(call: Call) -> bool:
+    """Whether it is still wanted; not if its caller has given its future a result of his own."""
+    try:
+        return call.begins()
+    except Exception:
+        logger.exception("a batched event was answered by somebody else; it is not sent")
+        return False
 
 
 def _tell(call: Call, outcome: Outcome) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from operator import itemgetter
 from types import NoneType
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import CHAR, Uuid
 
 from statelatch.batch_checks import check_params_of, numbered
 from statelatch.batch_statements import NUMBER, BatchedEvent, Carried, Shape
@@ -20,7 +23,7 @@ from statelatch.errors import RequestError
 from statelatch.guards import PARAMETER, event_parameter
 from statelatch.labels import EXPECTED
 from statelatch.log import ACTOR, DATA, KEY
-from statelatch.request_tables import ROWS
+from statelatch.request_tables import ROWS, Cell
 
 if TYPE_CHECKING:
     from statelatch.prepared import Prepared
@@ -76,6 +79,7 @@ class EventRequests:
         self.event, self.numbers, self.tokens = batched.event, asked.numbers, asked.tokens
         self.tells_target, self.packs_time = batched.tells_target, batched.packs_time
         self.resent = asked.resent
+        self._is_mixed = batched.event.of_mapping.dialect.name != "sqlite"
         differing, self._same = self._parameters(batched, asked.params)
         versioned = set(map(type, asked.columns[EXPECTED])) != {NoneType}
         self._differing = frozenset(differing)
@@ -134,7 +138,7 @@ class EventRequests:
     def _row_keys(self) -> Sequence[Any]:
         """What tells the row of each request from others: the key as the driver is sent it."""
         keys = (cell for cell in self.writing[0].cells if cell.bind.startswith(KEY))
-        columns = {cell.bind: self._columns[cell.values] for cell in keys}
+        columns = {cell.bind: [_row_key(cell, each) for each in self._columns[cell.values]] for cell in keys}
         return next(iter(columns.values())) if len(columns) == 1 else list(zip(*columns.values(), strict=True))
 
     def owners(self, places: Sequence[int]) -> Mapping[int, int]:
@@ -162,9 +166,10 @@ class EventRequests:
         """The values of a column as the driver is sent them. What the type refuses is told."""
         given, convert = self._given[cell.bind], cell.convert
         if convert is None:
-            return given
+            return _of_one_type(given) if self._is_mixed else given
         try:
-            return list(map(convert, given))
+            sent = list(map(convert, given))
+            return _of_one_type(sent) if self._is_mixed else sent
         except Exception:
             self._blame(cell, given, convert)  # tells which
             raise
@@ -244,3 +249,30 @@ def picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
     if len(places) == 1:
         return itemgetter(slice(places[0], places[0] + 1))
     return itemgetter(*places)
+
+
+def _of_one_type(values: Sequence[Any]) -> Sequence[Any]:
+    """Numbers of several types as one that holds them all: a table's column has one type, and rounds the others."""
+    kinds = set(map(type, values)) - {NoneType}
+    if len(kinds) < 2 or not kinds <= {bool, int, float, Decimal}:
+        return values
+    rounds = float in kinds and any(type(value) is int and abs(value) > EXACT for value in values)
+    one = _decimal if Decimal in kinds or rounds else float if float in kinds else int
+    return [None if value is None else one(value) for value in values]
+
+
+EXACT = 2**53
+"""Up to here a float holds every integer."""
+
+
+def _decimal(value: Any) -> Decimal:
+    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+def _row_key(cell: Cell, sent: Any) -> Any:
+    """A key as the database compares it, however it is spelled: two spellings are one row."""
+    if isinstance(cell.kind, CHAR) and isinstance(sent, str):
+        return sent.rstrip(" ")
+    if isinstance(cell.kind, Uuid) and isinstance(sent, str):
+        return sent.replace("-", "").lower()
+    return getattr(sent, "obj", sent)  # psycopg's Binary, which compares by identity

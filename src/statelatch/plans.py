@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 from statelatch.sending import Lost, Sending, explained
 
-__all__ = ["TRIES", "create", "load", "retried", "send", "unanswered"]
+__all__ = ["TRIES", "asked_time", "create", "load", "retried", "send", "unanswered"]
 
 Result = TypeVar("Result")
 
@@ -178,7 +178,7 @@ def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
     """When the UPDATE was, which is durable already."""
     if packed.microseconds is None:
         try:
-            return (yield from _asked_time(statements))
+            return (yield from asked_time(statements))
         except ConnectionFailureError:  # it must not look as if nothing had been written
             return instant(statements.clock.now)
     if packed.version is None:
@@ -186,7 +186,8 @@ def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
     return instant(statements.clock.completed(packed.microseconds))
 
 
-def _asked_time(statements: Statements) -> Plan[datetime]:
+def asked_time(statements: Statements) -> Plan[datetime]:
+    """The database's time now."""
     reply: Reply = yield Execute(((statements.time, {}),))
     (row,) = reply.rows
     statements.clock.tell(row[AT_COLUMN])
