@@ -4,9 +4,10 @@ The first serves an engine that somebody listens to, the second all others; each
 adapter's own, and in transactions, on an engine of the caller's.
 """
 
-import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -362,11 +363,12 @@ def test_a_crowd_that_is_larger_than_the_pool(by_url: PersistenceAdapter) -> Non
 @on("postgresql", "mariadb")
 def test_kept_lines_are_lost_together(by_url: PersistenceAdapter) -> None:
     """After a restart of the server one call fails, not one for each line that was kept."""
-    with locked(by_url), ThreadPoolExecutor() as threads:
-        waits = threads.submit(by_url.send, 1, "hold")
-        waiting(by_url)
-        by_url.send(2, "hold")
-    waits.result()
+    with ThreadPoolExecutor() as threads:
+        with locked(by_url):
+            waits = threads.submit(by_url.send, 1, "hold")
+            waiting(by_url)
+            by_url.send(2, "hold")
+        waits.result()  # its line is the second
     assert len(by_url._lines._idle) == 2  # pyright: ignore[reportPrivateUsage]
     kill_connections(sending(by_url).url)
 
@@ -376,19 +378,30 @@ def test_kept_lines_are_lost_together(by_url: PersistenceAdapter) -> None:
     assert [by_url.send(key, "hold").version for key in (1, 2)] == [3, 3]
 
 
+FORKING = """
+import os, sys
+from statelatch import PersistenceAdapter
+from tests.integration.test_lines import MAPPING
+
+adapter = PersistenceAdapter(sys.argv[1], MAPPING)
+assert [adapter.send(1, "hold").version, adapter.send(1, "hold").version] == [2, 3]
+child = os.fork()
+if child == 0:
+    adapter._sending.dispose(close=False)  # as SQLAlchemy asks of a child
+    version = adapter.send(2, "hold").version
+    adapter.close()
+    os._exit(0 if version == 2 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert [adapter.send(key, "hold").version for key in (1, 2)] == [4, 3]
+"""
+
+
 def test_a_forked_process_has_lines_of_its_own(by_url: PersistenceAdapter) -> None:
     """The child leaves the parent's connection alone, and its end does not end it."""
-    by_url.send(1, "hold")
+    url = sending(by_url).url.render_as_string(hide_password=False)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            sending(by_url).dispose(close=False)  # as SQLAlchemy asks of a child
-            version = by_url.send(2, "hold").version
-            by_url.close()
-            os._exit(0 if version == 2 else 1)
-        except BaseException:
-            os._exit(2)
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKING, url], capture_output=True, text=True, timeout=60, check=False
+    )
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert [by_url.send(key, "hold").version for key in (1, 2)] == [3, 3]
+    assert (ended.returncode, ended.stderr) == (0, "")
