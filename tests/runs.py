@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from sqlalchemy import select
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Engine
+
+Result = TypeVar("Result")
 
 PATIENCE = 20.0
 """Seconds after which something that must happen has not happened."""
@@ -34,6 +36,20 @@ def eventually(condition: Callable[[], bool]) -> bool:
     while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.005)
     return holds
+
+
+def meanwhile(work: Callable[[], Result]) -> Future[Result]:
+    """Do the work in a thread that keeps nobody from going home, should it sleep for ever."""
+    done: Future[Result] = Future()
+
+    def settle() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=settle, daemon=True).start()
+    return done
 
 
 class Gate:

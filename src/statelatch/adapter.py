@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Engine
 
 from statelatch import batch, bulk, plans
 from statelatch.bulk_statements import BulkStatements
+from statelatch.closing import Closing
 from statelatch.drive import Hook, drive
 from statelatch.engines import is_in_memory, open_engine, reconnected
 from statelatch.errors import ConfigurationError
@@ -18,7 +19,6 @@ from statelatch.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from types import TracebackType
     from uuid import UUID
 
     from sqlalchemy import URL
@@ -35,7 +35,7 @@ HookT = TypeVar("HookT", bound=Hook)
 Result = TypeVar("Result")
 
 
-class PersistenceAdapter:
+class PersistenceAdapter(Closing):
     """A machine's rows in a database. Threads may share it; each verb is transactions of its own.
 
     Args:
@@ -229,7 +229,7 @@ class PersistenceAdapter:
         Raises:
             RequestError: the machine has no such event.
         """
-        return self._statements.event(event).explained(self.engine.dialect)
+        return self._statements.event(event).explained(self._statements.dialect)
 
     def after_commit(self, hook: HookT) -> HookT:
         """Call this with each `Transitioned` of this adapter, once it is durable; usable as a decorator.
@@ -269,13 +269,3 @@ class PersistenceAdapter:
             self._sending.dispose()
             if "engine" in vars(self):
                 self.engine.dispose()
-
-    def __enter__(self) -> Self:
-        """Return the adapter itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()

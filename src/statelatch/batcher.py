@@ -9,15 +9,15 @@ import weakref
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from statelatch.batch_outcomes import check, outcomes, sent
 from statelatch.batch_thread import BatchThread, Call
+from statelatch.closing import Closing
 from statelatch.collecting import Limits
 from statelatch.records import Request, Transitioned
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from uuid import UUID
 
     from statelatch.adapter import PersistenceAdapter
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Batcher"]
 
 
-class Batcher:
+class Batcher(Closing):
     """Writes the events of many threads together: one statement and one commit for all who wait at the same time.
 
     Worth its while where many threads send at once, to many rows. A caller who is alone is written at once. Events of
@@ -151,16 +151,6 @@ class Batcher:
             RuntimeError: called by a hook or callback in the batcher's own thread.
         """
         self._thread.close()
-
-    def __enter__(self) -> Self:
-        """Return the batcher itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 def _settle(future: Future[Transitioned], outcome: Outcome) -> None:

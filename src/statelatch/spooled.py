@@ -10,13 +10,11 @@ import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from tempfile import SpooledTemporaryFile, gettempdir
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import finalize
 
+from statelatch.closing import Closing
 from statelatch.errors import StatelatchError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["CHUNK", "SpooledRows"]
 
@@ -30,7 +28,7 @@ T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 
-class SpooledRows(Collection[T_co], Generic[T_co]):
+class SpooledRows(Closing, Collection[T_co], Generic[T_co]):
     """A collection in a temporary file. `in` reads it from the start.
 
     A context manager; it is also closed when nothing refers to it any more. Threads may share it.
@@ -77,16 +75,6 @@ class SpooledRows(Collection[T_co], Generic[T_co]):
     def __repr__(self) -> str:
         """How many rows there are; they may be too many to be shown."""
         return f"<SpooledRows: {len(self)}>"
-
-    def __enter__(self) -> Self:
-        """Return the collection itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 class _File:

@@ -35,6 +35,7 @@ from statelatch import (
 from statelatch.columns import TransitionColumns, TransitionLogColumns, state_text
 from statelatch.errors import Phase
 from tests.databases import kill_connections, on
+from tests.lights import entry_of
 from tests.outages import LostCommit, Outage
 from tests.runs import PATIENCE
 
@@ -100,21 +101,6 @@ def batcher(adapter: PersistenceAdapter) -> Generator[Batcher]:
     """A batcher for them."""
     with Batcher(adapter) as batcher:
         yield batcher
-
-
-def entry_of(done: Transitioned) -> LogEntry:
-    """The entry that an applied transition must have."""
-    return LogEntry(
-        key=done.key,
-        version=done.version,
-        event=done.event,
-        source=done.source,
-        target=done.target,
-        token=done.token,
-        at=done.at,
-        actor=None,
-        data=None,
-    )
 
 
 def histories(adapter: PersistenceAdapter) -> dict[int, list[LogEntry]]:

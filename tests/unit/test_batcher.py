@@ -36,7 +36,7 @@ from statelatch.columns import TransitionColumns
 from statelatch.errors import BatchInterruptedError, Phase
 from statelatch.records import Request
 from statelatch.statements import Statements
-from tests.runs import PATIENCE, eventually
+from tests.runs import PATIENCE, eventually, meanwhile
 
 TOKEN = UUID(int=0xA0)
 Result = TypeVar("Result")
@@ -136,20 +136,6 @@ class Scripted:
 def batcher_on(scripted: Scripted, **limits: Any) -> Batcher:
     """A batcher on the test's own database."""
     return Batcher(cast("PersistenceAdapter", scripted), **limits)
-
-
-def meanwhile(work: Callable[[], Result]) -> Future[Result]:
-    """Do the work in a thread that keeps nobody from going home, should it sleep for ever."""
-    done: Future[Result] = Future()
-
-    def settle() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=settle, daemon=True).start()
-    return done
 
 
 def own_threads() -> list[threading.Thread]:

@@ -19,36 +19,14 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm import declarative_base as new_base
 from statemachine import State, StateMachine
 from statemachine.states import States
 
 from statelatch import ConfigurationError, MachineMapping
 from statelatch.columns import TransitionColumns, TransitionLogColumns, state_text
-
-
-class Base(DeclarativeBase):
-    """Base of the entities here."""
-
-
-class Order(TransitionColumns, Base):
-    """An order."""
-
-    __tablename__ = "orders"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(state_text(8))
-
-
-class Article(TransitionColumns, Base):
-    """A row with a key of two columns, one of them text."""
-
-    __tablename__ = "article"
-
-    tenant: Mapped[str] = mapped_column("tenant_id", String(20), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(state_text(8))
+from tests.unit.test_log import Article, ArticleLog, Base, Flow, Order, OrderLog
 
 
 class Sourced(TransitionColumns, Base):
@@ -59,17 +37,6 @@ class Sourced(TransitionColumns, Base):
     source: Mapped[str] = mapped_column(String(8), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     state: Mapped[str] = mapped_column(state_text(8))
-
-
-class Flow(StateMachine):
-    """From draft to gone, over several states."""
-
-    draft = State(initial=True)
-    sent = State()
-    gone = State(final=True)
-
-    send_off = draft.to(sent)
-    drop = draft.to(gone) | sent.to(gone)
 
 
 class NumberFlow(StateMachine):
@@ -110,23 +77,6 @@ class Staged(TransitionColumns, Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     state: Mapped[Stage]
-
-
-class OrderLog(TransitionLogColumns, Base):
-    """A sound log."""
-
-    __tablename__ = "order_log"
-
-    key: Mapped[int] = mapped_column(primary_key=True)
-
-
-class ArticleLog(TransitionLogColumns, Base):
-    """A sound log of a key of two columns."""
-
-    __tablename__ = "article_log"
-
-    tenant: Mapped[str] = mapped_column(String(20), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
 
 
 def log_of(**attributes: Any) -> type[Any]:

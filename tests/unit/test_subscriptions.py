@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from statelatch.errors import RequestError
 from statelatch.runs.records import Finalized, LogLine, Outcome, Progress, RunEvent, Started
 from statelatch.runs.subscriptions import Subscription, Subscriptions
+from tests.runs import meanwhile
 
 RUN, OTHER = UUID(int=1), UUID(int=2)
 STARTED = Started(run_id=RUN, attempt=1)
@@ -65,20 +65,6 @@ async def until_waiting(task: "asyncio.Task[RunEvent]") -> None:
 async def take(subscription: Subscription) -> RunEvent:
     """The next event; `anext` as a coroutine, for tasks."""
     return await anext(subscription)
-
-
-def meanwhile(work: Callable[[], Result]) -> Future[Result]:
-    """Do the work in a thread that keeps nobody from going home, should it sleep for ever."""
-    done: Future[Result] = Future()
-
-    def settle() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=settle, daemon=True).start()
-    return done
 
 
 def existing(kind: type) -> int:

@@ -26,12 +26,12 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self
 
+from statelatch.closing import Closing
 from statelatch.errors import RequestError
 from statelatch.runs.records import Finalized, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import TracebackType
     from uuid import UUID
 
     from statelatch.runs.records import RunEvent
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Subscription", "Subscriptions"]
 
 
-class Subscription:
+class Subscription(Closing):
     """The events of one run, to be iterated with `for` or `async for`; a context manager that closes it.
 
     Threads and tasks may share it: each event goes to one of them, the end to all.
@@ -147,16 +147,6 @@ class Subscription:
                 if self._over:
                     raise StopAsyncIteration
                 await bell
-
-    def __enter__(self) -> Self:
-        """Return the subscription itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _take(self) -> RunEvent | None:
         with self._lock:
