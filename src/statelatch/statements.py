@@ -36,7 +36,7 @@ from statelatch.writes import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect, Executable
+    from sqlalchemy import Dialect, Executable, Table
 
     from statelatch.interpreter import Step
     from statelatch.mapping import MachineMapping
@@ -202,7 +202,7 @@ class Statements:
         if values.keys() >= set(mapping.key_attributes):
             return self.at_key, mapping.key_values(mapping.key_of(values))
         key, *others = mapping.key_columns
-        counted = key is mapping.mapper.local_table.autoincrement_column and key.server_default is None  # pyright: ignore
+        counted = key is cast("Table", mapping.mapper.local_table).autoincrement_column
         if counted and not others:
             return key == last_number(), {}
         token = mapping.columns[mapping.token]

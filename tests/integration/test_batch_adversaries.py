@@ -58,6 +58,7 @@ class Flow(StateMachine):
     b = State()
     go = a.to(b)
     back = b.to(a)
+    swap = a.to(b) | b.to(a)
     choose = a.to(b, cond="is_one_of")
 
 
@@ -117,22 +118,29 @@ def test_a_token_that_another_row_carries(adapter: PersistenceAdapter) -> None:
     token = uuid4()
     adapter.send(1, "go", token=token)
 
-    (answer,) = adapter.send_batch([Request(2, "go", 66, token=token)])
+    requests = [Request(1, "go", token=uuid4()), Request(2, "go", 66, token=token), Request(3, "go", token=uuid4())]
+    answers = adapter.send_batch(requests)
 
-    assert isinstance(answer, StaleVersionError)
+    assert [type(answer) for answer in answers] == [TransitionRefusedError, StaleVersionError, Transitioned]
 
 
 def test_tokens_that_are_near(adapter: PersistenceAdapter) -> None:
-    """A token and its neighbour, in two events: each request has its own answer."""
+    """A token, and the variant of it that another event has left in another row: each request has its own answer."""
     token = uuid4()
-    adapter.send(1, "go")
 
-    moved, stale = adapter.send_batch(
-        [Request(1, "back", token=UUID(int=token.int ^ 1)), Request(2, "go", 88, token=token)]
+    answers = adapter.send_batch(
+        [
+            Request(1, "go", token=UUID(int=token.int ^ 1)),
+            Request(2, "go"),
+            Request(1, "swap", 77, token=uuid4()),
+            Request(2, "swap", 88, token=token),
+            Request(3, "go"),
+            Request(3, "swap", token=uuid4()),
+        ]
     )
 
-    assert isinstance(moved, Transitioned)
-    assert isinstance(stale, StaleVersionError)
+    stale, moved = StaleVersionError, Transitioned
+    assert [type(answer) for answer in answers] == [moved, moved, stale, stale, moved, moved]
 
 
 @on("mariadb")
