@@ -14,6 +14,8 @@ from sqlalchemy import event
 from tests.databases import kill_connections, unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection, Engine
 
 __all__ = ["LostCommit", "Outage", "Traffic", "disconnect"]
@@ -36,6 +38,11 @@ class Outage:
     def end(self) -> None:
         """It answers again."""
         self.away = False
+
+    def after(self, fault: LostCommit, work: Callable[[], object]) -> None:
+        """Do this work; as soon as the fault has struck, nothing answers."""
+        fault.then = self.begin
+        work()
 
     def _lead_away(self, dialect: Any, _record: object, arguments: list[Any], keywords: dict[str, Any]) -> None:
         if self.away:
@@ -81,6 +88,7 @@ class LostCommit:
         self._landed = landed
         self._left: int | None = None
         self.strikes = 0
+        self.then: Callable[[], object] = lambda: None
         event.listen(engine, "commit", self._committing)
 
     def arm(self, *, skip: int = 0) -> None:
@@ -104,3 +112,4 @@ class LostCommit:
             driver_connection.close()
         else:
             kill_connections(self._engine.url)
+        self.then()

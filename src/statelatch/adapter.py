@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,7 +13,7 @@ from statelatch.bulk_statements import BulkStatements
 from statelatch.closing import Closing
 from statelatch.drive import Hook, drive
 from statelatch.engines import is_in_memory, open_engine, reconnected
-from statelatch.errors import ConfigurationError
+from statelatch.errors import ConfigurationError, RequestError
 from statelatch.history import history
 from statelatch.lines import Lines
 from statelatch.statements import Statements
@@ -47,6 +48,8 @@ class PersistenceAdapter(Closing):
     """
 
     def __init__(self, engine_or_url: Engine | URL | str, mapping: MachineMapping) -> None:
+        self._of: PersistenceAdapter | None = None
+        self._time_limit: float | None = None
         self._given = engine_or_url if isinstance(engine_or_url, Engine) else None
         self._sending = self._given or open_engine(cast("URL | str", engine_or_url), autocommit=True)
         if self._given is None and is_in_memory(self._sending):
@@ -68,6 +71,8 @@ class PersistenceAdapter(Closing):
         That one has a pool of its own, made when you first ask for it: the adapter itself sends single statements in
         AUTOCOMMIT.
         """
+        if self._of is not None:
+            return self._of.engine
         return self._given or open_engine(self._sending.url)
 
     def create(self, **columns: Any) -> Snapshot:
@@ -81,7 +86,8 @@ class PersistenceAdapter(Closing):
 
         Raises:
             RequestError: no such column, a naive datetime, or a column that statelatch writes.
-            ConnectionFailureError: the database did not answer; `OutcomeUnknownError` if at COMMIT.
+            ConnectionFailureError: the database did not answer; nothing was written. Its subclass `OutcomeUnknownError`
+                if the acknowledgement of COMMIT was lost, and whether the row is there could not be found out.
             sqlalchemy.exc.IntegrityError: a constraint of yours, as the driver raised it.
         """
         return self.run(plans.create(self._statements, columns))
@@ -130,13 +136,36 @@ class PersistenceAdapter(Closing):
             UnknownStateError: the row holds a state that the machine lacks.
             RequestError: unknown event, missing parameter, naive datetime, `actor` or `data` that the log cannot hold.
             ConnectionFailureError: the database did not answer, nothing was written; its subclass
-                `OutcomeUnknownError` if the acknowledgement of COMMIT was lost: repeat with its token.
+                `OutcomeUnknownError` if an acknowledgement was lost, and what was written could not be found out, on a
+                new connection either: ask `verify` later, or repeat with its token.
             sqlalchemy.exc.IntegrityError: a constraint of yours, as the driver raised it; or the log has an entry of
                 this version already, because somebody wrote it, or the row's version, by hand. Nothing was written.
             Exception: whatever a callback raised; nothing was written.
         """
         plan = plans.send(self._statements, key, event, expected_version=expected_version, token=token, params=params)
         return self.run(plan)
+
+    def verify(self, token: UUID, key: Any, *, event: str | None = None, expected_version: int | None = None) -> bool:
+        """Whether a write of unknown outcome has landed: for what an `OutcomeUnknownError` tells, later.
+
+        A write that is still on its way is waited for, up to ten seconds. For an event that leads to a terminal state
+        the answer is exact, and so it is with a log; otherwise as long as nobody has moved the row further.
+
+        Args:
+            token: of the error.
+            key: of the error.
+            event: of the error, if it has one: from some states the row cannot have come there by it.
+            expected_version: likewise.
+
+        Returns:
+            True if it has landed, whatever has followed; False if it has not. A row that is gone has kept nothing.
+
+        Raises:
+            OutcomeUnknownError: the row has moved on since, and no log tells by whom.
+            ConnectionFailureError: the database did not answer.
+            RequestError: unknown event, or no such key.
+        """
+        return self.run(plans.verify(self._statements, token, key, event=event, expected_version=expected_version))
 
     def send_batch(self, requests: Iterable[Request]) -> list[Answer]:
         """Apply many events to many rows, in as few statements as the database allows.
@@ -249,7 +278,30 @@ class PersistenceAdapter(Closing):
 
     def run(self, plan: Plan[Result]) -> Result:
         """Run a plan of your own, made of the same commands as statelatch's, on this adapter's engine."""
-        return drive(plan, self._lines, self._hooks)
+        return drive(plan, self._lines, self._hooks, self._time_limit)
+
+    def limited(self, seconds: float) -> PersistenceAdapter:
+        """The same adapter, on the same connections, with a time limit for each of its transactions.
+
+        A transaction that is not over by then is cut off: a connection that is not had is a `ConnectionFailureError`
+        of phase `connect`, and what was lost later is judged as ever. A verb may take several transactions.
+
+        Args:
+            seconds: for each, connecting included.
+
+        Raises:
+            RequestError: no positive number.
+        """
+        if isinstance(seconds, bool) or not seconds > 0:
+            raise RequestError(f"time limit: expected a positive number of seconds, found {seconds!r}")
+        limited = copy(self)
+        vars(limited).update(_of=self._of or self, _time_limit=seconds)
+        return limited
+
+    @property
+    def lines(self) -> Lines:
+        """The connections that this adapter sends over."""
+        return self._lines
 
     @property
     def statements(self) -> Statements:
@@ -259,11 +311,14 @@ class PersistenceAdapter(Closing):
     def reconnected(self) -> PersistenceAdapter:
         """The same adapter on new connections to the same database. Close it after use."""
         adapter = PersistenceAdapter(reconnected(self._sending), self.mapping)
-        adapter._hooks, adapter._is_reconnected = self._hooks, True
+        adapter._hooks, adapter._is_reconnected, adapter._time_limit = self._hooks, True, self._time_limit
+        adapter._lines = Lines(adapter._sending, keeps=False, disposable=True)
         return adapter
 
     def close(self) -> None:
-        """Close the connections of an engine that the adapter made itself; leave yours alone."""
+        """Close the connections of an engine that the adapter made itself; leave yours alone, and those it shares."""
+        if self._of is not None:
+            return
         if self._given is None or self._is_reconnected:
             self._lines.close()
             self._sending.dispose()

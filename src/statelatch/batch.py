@@ -6,6 +6,8 @@ in between is tried again, three times.
 
 - A portion that the database breaks off again and again is carried out in two halves, and so on down to a single
   request: one whose values the database refuses does not deny the others their answers.
+- If an acknowledgement is lost, what has landed is asked on a new connection; the others are sent one by one, by the
+  rules of `send`.
 - If the database does not answer, what it has answered so far goes with the error.
 """
 
@@ -22,16 +24,24 @@ from uuid import UUID
 from statelatch.batch_requests import Batch
 from statelatch.batch_statements import NUMBER
 from statelatch.commands import Applied, Execute, Plan, Reply
-from statelatch.errors import BatchInterruptedError, ConnectionFailureError, NotAppliedError, UnknownStateError
+from statelatch.errors import (
+    BatchInterruptedError,
+    ConnectionFailureError,
+    NotAppliedError,
+    OutcomeUnknownError,
+    UnknownStateError,
+)
 from statelatch.event_requests import EventRequests, Portion
-from statelatch.faults import Contention, LostRace, is_impossible
+from statelatch.faults import Contention, LostRace, Overtaken, is_impossible
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.outcomes import instant
-from statelatch.plans import TRIES, asked_time, retried
+from statelatch.plans import asked_time, resumed
 from statelatch.records import Request, Transitioned, transitions
 from statelatch.request_tables import Columns
+from statelatch.retrying import TRIES, insisted, once, pauses, retried
 from statelatch.sending import Lost, Sending, explained
 from statelatch.tokens import variants
+from statelatch.verifying import PATIENCE, logged
 
 if TYPE_CHECKING:
     from statelatch.prepared import Prepared
@@ -152,6 +162,9 @@ def _moved(sent: _Sent, portion: Portion) -> Plan[LostRace | None]:
         reply = yield from _executed(*statements)
     except LostRace as race:
         return race
+    except OutcomeUnknownError as lost:
+        yield from _verified(sent, portion, lost)
+        return None
     rows = Columns.of(reply.rows)
     packed: datetime | None = None
     if requests.packs_time and rows:
@@ -159,6 +172,25 @@ def _moved(sent: _Sent, portion: Portion) -> Plan[LostRace | None]:
     applied = _transitioned(sent, portion, rows, packed) if rows else ()
     yield Applied(applied)
     return None
+
+
+def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[None]:
+    """Answer the requests of a portion whose acknowledgement was lost: those that have landed at once."""
+    requests = portion.of
+    asked = Execute((requests.filled(requests.diagnosis, portion.places),), fresh=True, seconds=PATIENCE)
+    try:
+        reply = yield from insisted(once(asked))
+    except ConnectionFailureError as error:
+        raise lost from error
+    for row in reply.rows:
+        if mine := _sending(sent, requests, row[NUMBER]).mine(row):
+            sent.answer(requests, row[NUMBER], mine)
+            yield Applied((mine,))
+    for place in sent.left(portion).places:
+        try:
+            sent.answer(requests, place, (yield from resumed(_whole(sent, requests, place), lost)))
+        except (NotAppliedError, UnknownStateError, Overtaken) as error:
+            sent.answer(requests, place, error)
 
 
 def _packed_time(statements: Statements, number: int | None) -> Plan[datetime]:
@@ -181,7 +213,9 @@ def _diagnosed(sent: _Sent, portion: Portion) -> Plan[Mapping[int, Lost]]:
     for place in portion.places:
         sending = _sending(sent, requests, place)
         try:
-            answer = explained(sending, found.get(place), sending.expected_version)
+            answer = (yield from _logged(sent, requests, place)) or explained(
+                sending, found.get(place), sending.expected_version
+            )
         except (NotAppliedError, UnknownStateError) as error:
             sent.answer(requests, place, error)
             continue
@@ -193,19 +227,28 @@ def _diagnosed(sent: _Sent, portion: Portion) -> Plan[Mapping[int, Lost]]:
     return lost
 
 
+def _logged(sent: _Sent, requests: EventRequests, place: int) -> Plan[Transitioned | None]:
+    """The request's transition, if it was sent before, and the log has it."""
+    if requests.event.of_mapping.log is None or sent.batch.requests[requests.numbers[place]].token is None:
+        return None
+    return (yield from logged(_whole(sent, requests, place)))
+
+
 def _executed(*statements: tuple[Prepared, Mapping[str, Any]]) -> Plan[Reply]:
     """One transaction, begun anew a few times if the database breaks it off for the sake of another."""
-    for tries_left in reversed(range(TRIES)):
+    waits = pauses()
+    while True:
         try:
             return (yield Execute(statements))
         except Contention:
-            if not tries_left:
+            pause = next(waits, None)
+            if pause is None:
                 raise
         except ConnectionFailureError:
             raise
         except Exception as error:
             raise _FailedError(error) from error
-    raise AssertionError("the last try returns or raises")
+        yield pause
 
 
 def _sending(sent: _Sent, requests: EventRequests, place: int) -> Sending:
@@ -222,6 +265,16 @@ def _sending(sent: _Sent, requests: EventRequests, place: int) -> Sending:
         variants=variants(token, len(event.leaves)),
         key_values={},
         recorded={},
+    )
+
+
+def _whole(sent: _Sent, requests: EventRequests, place: int) -> Sending:
+    """The same, with what its own statements bind."""
+    request, of_mapping = sent.batch.requests[requests.numbers[place]], requests.event.of_mapping
+    return replace(
+        _sending(sent, requests, place),
+        key_values=of_mapping.mapping.key_values(request.key),
+        recorded=of_mapping.log.recorded(request.params) if of_mapping.log is not None else {},
     )
 
 

@@ -145,7 +145,7 @@ class BatchedEvent:
             moving = moving.where(or_(version == expected, expected.is_(None)))
         if shape.resent:
             token = columns[event.mapping.token]
-            moving = moving.where(or_(token.is_(None), and_(*(token != mine for mine in self._tokens))))
+            moving = moving.where(or_(token.is_(None), and_(*(token != mine for mine in self._tokens))), event.unlogged)
         sets = self._packed if self.packs_time else event.sets
         order = set_order(sets)
         assert order is not None, "else the event were interpreted"  # noqa: S101

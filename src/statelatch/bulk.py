@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from statelatch.commands import Applied, Execute, Plan, Reply, Row
+from statelatch.commands import Applied, Execute, Plan, Row
 from statelatch.criteria import checked
 from statelatch.errors import RequestError
 from statelatch.event_statements import EventStatements
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
-from statelatch.plans import retried
 from statelatch.records import BulkResult, Transitioned
 from statelatch.requests import bound_parameters, check_compared, check_params
+from statelatch.retrying import once, retried
 from statelatch.spooled import SpooledRows
 from statelatch.tokens import mint, source_number, variants
 
@@ -57,15 +57,11 @@ def send_where(
     parameters = bound_parameters(event, bulk.parameters, params) | tokens | (log.recorded(params) if log else {})
     moving = [(each, parameters) for each in bulk.moving(checked(of_event.mapping, criteria), limit)]
     reading = [(bulk.outcomes if hooked else bulk.keys, tokens)] if keys or hooked else []
-    reply: Reply = yield from retried(lambda: _once(Execute((*moving, *reading), token)))
+    reply = yield from retried(once(Execute((*moving, *reading), token)))
     if hooked:
         yield Applied(_transitioned(of_event, token, row) for row in reply.rows)
     found = _keys(of_event.mapping, reply.rows) if keys else None
     return BulkResult(event=event, count=reply.matched, token=token, keys=found)
-
-
-def _once(transaction: Execute) -> Plan[Reply]:
-    return (yield transaction)
 
 
 def _keys(mapping: MachineMapping, rows: Collection[Row]) -> SpooledRows[Any]:

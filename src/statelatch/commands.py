@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from statelatch.prepared import Prepared
     from statelatch.records import Transitioned
 
-__all__ = ["Applied", "Execute", "Fire", "Plan", "Reply", "Row"]
+__all__ = ["Applied", "Command", "Execute", "Fire", "Pause", "Plan", "Reply", "Row"]
 
 Row = Mapping[str, Any]
 
@@ -31,12 +31,16 @@ class Execute:
         token: what the transaction leaves in the row, for an `OutcomeUnknownError`.
         key: which row, likewise.
         whole: even a single statement is a transaction: what it answers is read before it is durable.
+        fresh: on a connection that is made for it and closed after it: those that there are may be the reason.
+        seconds: for all of it, connecting included; None leaves it to the adapter.
     """
 
     statements: tuple[tuple[Executable | Prepared, Mapping[str, Any]], ...]
     token: UUID | None = None
     key: object = None
     whole: bool = False
+    fresh: bool = False
+    seconds: float | None = None
 
     @property
     def writes(self) -> bool:
@@ -67,6 +71,13 @@ class Fire:
     firing: Firing
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait for so many seconds, so that what is in the way may pass. The reply is None."""
+
+    seconds: float
+
+
 @dataclass(slots=True)
 class Applied:
     """These transitions are durable: the adapter's `after_commit` hooks are due. The reply is None."""
@@ -75,4 +86,5 @@ class Applied:
 
 
 Result = TypeVar("Result")
-Plan = Generator[Execute | Fire | Applied, Any, Result]
+Command = Execute | Fire | Pause | Applied
+Plan = Generator[Command, Any, Result]

@@ -7,12 +7,14 @@ wrong, judged by `statelatch.faults`. It knows the phase of every statement, bec
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from statelatch import faults
-from statelatch.commands import Applied, Execute, Fire, Plan, Reply
+from statelatch.commands import Command, Execute, Fire, Pause, Plan, Reply
 from statelatch.errors import Phase
+from statelatch.limits import Limit
 from statelatch.records import Transitioned
 
 if TYPE_CHECKING:
@@ -29,13 +31,14 @@ Hook = Callable[[Transitioned], object]
 Result = TypeVar("Result")
 
 
-def drive(plan: Plan[Result], lines: Lines, hooks: Sequence[Hook] = ()) -> Result:
+def drive(plan: Plan[Result], lines: Lines, hooks: Sequence[Hook] = (), time_limit: float | None = None) -> Result:
     """Run a plan over connections of an engine.
 
     Args:
         plan: what to do.
         lines: to that engine.
         hooks: called with each transition that the plan has made durable.
+        time_limit: seconds for each of its transactions, connecting included; None lets them take what they need.
 
     Raises:
         ConnectionFailureError: the database did not answer.
@@ -45,7 +48,7 @@ def drive(plan: Plan[Result], lines: Lines, hooks: Sequence[Hook] = ()) -> Resul
         command = next(plan)
         while True:
             try:
-                reply = _perform(command, lines, hooks)
+                reply = _perform(command, lines, hooks, time_limit)
             except Exception as error:  # noqa: BLE001  the plan decides
                 command = plan.throw(error)
             else:
@@ -54,19 +57,24 @@ def drive(plan: Plan[Result], lines: Lines, hooks: Sequence[Hook] = ()) -> Resul
         return stop.value
 
 
-def _perform(command: Execute | Fire | Applied, lines: Lines, hooks: Sequence[Hook]) -> Reply | Fired | Refused | None:
+def _perform(
+    command: Command, lines: Lines, hooks: Sequence[Hook], time_limit: float | None
+) -> Reply | Fired | Refused | None:
     if isinstance(command, Execute):
-        return _transaction(command, lines)
+        return _transaction(command, lines, command.seconds if time_limit is None else time_limit)
     if isinstance(command, Fire):
         return command.firing.run()
+    if isinstance(command, Pause):
+        return time.sleep(command.seconds)
     return _tell(hooks, command.transitions)
 
 
-def _transaction(command: Execute, lines: Lines) -> Reply:
+def _transaction(command: Execute, lines: Lines, seconds: float | None) -> Reply:
     """One transaction, in which every error is judged with the phase that it happened in."""
     phase = Phase.CONNECT
+    limit = None if seconds is None else Limit(seconds)
     try:
-        with lines.line_for(command) as line:
+        with lines.line_for(command, limit=limit) as line:
             phase = Phase.EXECUTE
             autocommits = line.begin(several=command.whole or len(command.statements) > 1)
             phase = Phase.COMMIT if autocommits else phase
@@ -79,6 +87,10 @@ def _transaction(command: Execute, lines: Lines) -> Reply:
         judged = faults.judge(error, phase, lines.engine, command.token, command.key)
         if judged is error:
             raise
+        if isinstance(judged, faults.ReadOnly):
+            lines.renew()
+        if limit is not None and limit.is_spent and isinstance(judged, faults.Passing):
+            judged = judged.final(error)
         raise judged from error
     return reply
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["Edge", "Guard", "edge_of", "edges_of"]
+__all__ = ["Edge", "Guard", "edge_of", "edges_of", "reachable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,19 @@ def edge_of(mapping: MachineMapping, transition: Transition) -> Edge:
     target: State = transition.target or source
     enters = framework.enters(mapping.machine, transition)
     return Edge(transition, source.value, target.value, enters, _guards(mapping, transition))
+
+
+def reachable(mapping: MachineMapping, states: Iterable[object]) -> frozenset[object]:
+    """The states that can be reached from any of these by one transition or several, whatever the guards say."""
+    found: set[object] = set()
+    open_ones = [mapping.states[value] for value in states]
+    while open_ones:
+        for transition in open_ones.pop().transitions:
+            for target in transition.targets or [transition.source]:
+                if not transition.initial and target.value not in found:
+                    found.add(target.value)
+                    open_ones.append(target)
+    return frozenset(found)
 
 
 def _guards(mapping: MachineMapping, transition: Transition) -> tuple[Guard, ...]:

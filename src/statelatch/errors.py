@@ -226,22 +226,33 @@ class ConnectionFailureError(StatelatchError):
 
 
 class OutcomeUnknownError(ConnectionFailureError):
-    """The connection was lost at COMMIT: the write may have landed.
+    """The connection was lost at COMMIT, and whether the write has landed could not be found out.
 
-    Send the same event with the same `token` again, over any connection: if the first attempt landed
-    it is recognised by its token and reported as applied, never done twice. After a lost `create`, load the
-    row with its key: if it is there and has the token, it was written. After a lost `send_where` the rows that
-    were moved are those whose token is one of `statelatch.tokens.variants` of it; how many, is not known before.
+    Once the database answers again, ask it: `adapter.verify(error.token, error.key, event=error.event,
+    expected_version=error.expected_version)`. Or send the same event with the same `token` again, over any connection:
+    if the first attempt landed it is recognised by its token and reported as applied, never done twice. After a lost
+    `send_where` the rows that were moved are those whose token is one of `statelatch.tokens.variants` of it; how many,
+    is not known before.
 
     Attributes:
         token: what the write would have left in the row; None if the write carries none.
         key: primary key of the row; None if it is not known, or the write was one to many rows.
+        event: name of the event; None if the write was no event of one row.
+        expected_version: the version that the write asked for; None if it took any.
     """
 
     def __init__(
-        self, *, phase: Phase, database: str, detail: str, token: UUID | None = None, key: object = None
+        self,
+        *,
+        phase: Phase,
+        database: str,
+        detail: str,
+        token: UUID | None = None,
+        key: object = None,
+        event: str | None = None,
+        expected_version: int | None = None,
     ) -> None:
-        self.token, self.key = token, key
+        self.token, self.key, self.event, self.expected_version = token, key, event, expected_version
         super().__init__(phase=phase, database=database, detail=detail)
 
     def _message(self) -> str:
@@ -254,10 +265,8 @@ class OutcomeUnknownError(ConnectionFailureError):
             return "look at what it would have changed"
         if self.key is None:
             return f"rows that were moved have the token {self.token}, or another variant of it; count them"
-        return (
-            f"send the event for {self.key} again with the same token {self.token}, or load the row and compare its "
-            "token"
-        )
+        again = "" if self.event is None else f", or send {self.event!r} again with the same token"
+        return f"ask adapter.verify for {self.key}, token {self.token}{again}"
 
 
 class BatchInterruptedError(OutcomeUnknownError):

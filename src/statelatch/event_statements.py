@@ -31,15 +31,17 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    exists,
     not_,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.sql import visitors
 from statemachine.transition import Transition
 
-from statelatch.edges import Edge, edge_of, edges_of
+from statelatch.edges import Edge, edge_of, edges_of, reachable
 from statelatch.errors import ConfigurationError
 from statelatch.expressions import moment
 from statelatch.outcomes import Packing, integer, pair_number, pairs_of
@@ -112,6 +114,13 @@ class EventStatements:
         if not self.compiled:
             return frozenset(self.mapping.states)
         return frozenset(edge.target for edge in self.edges if edge.source == source)
+
+    @cached_property
+    def onward(self) -> frozenset[object]:
+        """The states in which the row may be when the event has been applied and others have followed."""
+        left = reachable(self.mapping, self.leaves)
+        landed = frozenset(edge.target for edge in self.edges) if self.compiled else left
+        return reachable(self.mapping, landed)
 
     @property
     def compiled(self) -> bool:
@@ -277,10 +286,24 @@ class EventStatements:
         return version == bindparam(EXPECTED, type_=version.type)
 
     @cached_property
+    def unlogged(self) -> ColumnElement[bool]:
+        """No entry of the row has this call's token."""
+        log = self.of_mapping.log
+        if log is None:
+            return true()
+        same = [key == own for key, own in zip(log.keys, self.mapping.key_columns, strict=True)]
+        return ~exists().where(*same, log.has_token(len(self.leaves)))
+
+    @cached_property
+    def logged_by_token(self) -> Prepared:
+        """The entry of the row with the key that has this call's token."""
+        return self.of_mapping.logged(len(self.leaves))
+
+    @cached_property
     def _unwritten(self) -> ColumnElement[bool]:
         token = self.mapping.columns[self.mapping.token]
         mine = [bindparam(name, type_=token.type) for name in self.token_parameters]
-        return or_(token.is_(None), token.not_in(mine))
+        return and_(or_(token.is_(None), token.not_in(mine)), self.unlogged)
 
     @cached_property
     def entry(self) -> Prepared | None:

@@ -22,32 +22,73 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["Contention", "LostRace", "Meaning", "is_duplicate", "is_impossible", "judge", "meaning_of"]
+__all__ = [
+    "Contention",
+    "Exhausted",
+    "LostRace",
+    "Meaning",
+    "Overtaken",
+    "Passing",
+    "ReadOnly",
+    "is_duplicate",
+    "is_impossible",
+    "judge",
+    "meaning_of",
+]
 
 
 class Meaning(Enum):
     """What is to be done about an error."""
 
     STALE = auto()  # nothing was written, the row has changed: read again
-    RETRY = auto()  # nothing was written and the database is there: roll back, try again, bounded
+    RETRY = auto()  # nothing was written and the database is there: roll back, try again, bounded; then a FAILURE
+    EXHAUSTED = auto()  # the same; then FATAL
+    REOPEN = auto()  # nothing was written: once more on a new connection, which may lead elsewhere; then FATAL
     FAILURE = auto()  # nothing was written: try another connection
     LOST = auto()  # the connection is gone: a FAILURE before COMMIT, AMBIGUOUS during it
     AMBIGUOUS = auto()  # it may have been written: verify by token
     FATAL = auto()  # neither helps: raise it as it is
 
 
-class LostRace(ConnectionFailureError):  # noqa: N818  named after what it is
+class Passing(ConnectionFailureError):  # noqa: N818  named after what it is, as are those that follow
+    """Nothing was written, and another try may succeed. Never raised to a caller: see `statelatch.plans.retried`."""
+
+    is_failure = True
+    """Whether another connection may help when there are no more tries."""
+
+    def final(self, cause: BaseException | None) -> BaseException:
+        """What it is when there are no more tries.
+
+        Args:
+            cause: the driver's error.
+        """
+        failure = ConnectionFailureError(phase=self.phase, database=self.database, detail=self.detail)
+        return failure if self.is_failure else cause or failure
+
+
+class LostRace(Passing):
     """Another transaction changed the row after this one had begun: nothing was written; read again.
 
     PostgreSQL says so under REPEATABLE READ and SERIALIZABLE. `statelatch.plans` turns it into what it means.
     """
 
 
-class Contention(ConnectionFailureError):  # noqa: N818  named after what it is; the family's name is its base's
-    """The database was too busy with others for this transaction: nothing was written.
+class Contention(Passing):
+    """The database was too busy with others for this transaction, or short of something: nothing was written."""
 
-    It is tried again a few times; after that it is the `ConnectionFailureError` that it is by its class.
-    """
+
+class Exhausted(Contention):
+    """The disk is full. If it stays so, no other connection helps: in the end it is the driver's error."""
+
+    is_failure = False
+
+
+class ReadOnly(Exhausted):
+    """The database takes no writes, perhaps because it is a primary no longer: a new connection may lead to another."""
+
+
+class Overtaken(OutcomeUnknownError):  # noqa: N818  named after what it is
+    """The database was asked, and cannot tell: the row has moved on since, and no log says by whom."""
 
 
 SQLITE = {
@@ -57,8 +98,8 @@ SQLITE = {
     "SQLITE_INTERRUPT": Meaning.RETRY,  # by `Connection.interrupt` or a progress handler
     "SQLITE_IOERR": Meaning.LOST,
     "SQLITE_CANTOPEN": Meaning.FAILURE,
-    "SQLITE_READONLY": Meaning.FAILURE,
-    "SQLITE_FULL": Meaning.FAILURE,
+    "SQLITE_READONLY": Meaning.REOPEN,
+    "SQLITE_FULL": Meaning.EXHAUSTED,
     "SQLITE_NOTADB": Meaning.FATAL,
     "SQLITE_CORRUPT": Meaning.FATAL,
 }
@@ -72,11 +113,11 @@ POSTGRESQL = {
     "57014": Meaning.RETRY,  # query cancelled, by statement_timeout for instance
     "40003": Meaning.AMBIGUOUS,
     "08007": Meaning.AMBIGUOUS,
-    "25006": Meaning.FAILURE,  # read-only: a demoted primary
+    "25006": Meaning.REOPEN,  # read-only: a demoted primary
 }
 """By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
-POSTGRESQL_CLASSES = {"08": Meaning.LOST, "53": Meaning.FAILURE, "57P": Meaning.LOST}
+POSTGRESQL_CLASSES = {"08": Meaning.LOST, "53": Meaning.RETRY, "57P": Meaning.LOST}
 """By the first characters of the SQLSTATE: connection exceptions, resources, operator intervention."""
 
 MARIADB = {
@@ -86,6 +127,8 @@ MARIADB = {
     1969: Meaning.RETRY,  # time limit of a statement, as MariaDB says it
     3024: Meaning.RETRY,  # and as MySQL does
     1020: Meaning.STALE,  # the record changed
+    1021: Meaning.RETRY,  # the disk is full, as is the table in the next
+    1114: Meaning.RETRY,
     1040: Meaning.FAILURE,  # too many connections
     1044: Meaning.FATAL,  # access denied, as is the next
     1045: Meaning.FATAL,
@@ -94,9 +137,9 @@ MARIADB = {
     1053: Meaning.LOST,  # shutting down
     1203: Meaning.FAILURE,  # too many connections of this user, as is the next
     1226: Meaning.FAILURE,
-    1290: Meaning.FAILURE,  # read-only, as are the next two
-    1792: Meaning.FAILURE,
-    1836: Meaning.FAILURE,
+    1290: Meaning.REOPEN,  # read-only, as are the next two
+    1792: Meaning.REOPEN,
+    1836: Meaning.REOPEN,
     1927: Meaning.LOST,  # killed
     2002: Meaning.LOST,  # cannot connect, as is the next
     2003: Meaning.LOST,
@@ -179,6 +222,10 @@ def judge(
             return LostRace(**about)
         case Meaning.RETRY:
             return Contention(**about)
+        case Meaning.EXHAUSTED:
+            return Exhausted(**about)
+        case Meaning.REOPEN:
+            return ReadOnly(**about)
         case Meaning.AMBIGUOUS:
             return OutcomeUnknownError(token=token, key=key, **about)
         case Meaning.FATAL:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import RequestError, RowNotFoundError
-from statelatch.plans import retried
+from statelatch.retrying import retried
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

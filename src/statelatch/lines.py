@@ -18,7 +18,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from statelatch.commands import Reply
-from statelatch.engines import disconnected, give_back, is_autocommitting, is_initialized, is_observed
+from statelatch.engines import (
+    disconnected,
+    give_back,
+    is_autocommitting,
+    is_in_memory,
+    is_initialized,
+    is_observed,
+    reconnected,
+)
+from statelatch.limits import Limit, LimitedLine
 from statelatch.prepared import Prepared
 from statelatch.spooled import SpooledRows
 
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 
     from statelatch.commands import Execute, Row
 
-__all__ = ["Line", "Lines"]
+__all__ = ["Line", "Lines", "OpenLine"]
 
 
 class Line(Protocol):
@@ -64,6 +73,28 @@ class Line(Protocol):
         ...
 
 
+class OpenLine(Line, Protocol):
+    """A line whose connection can be had."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a connection already, before it is entered."""
+        ...
+
+    @property
+    def driver_connection(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+    def say(self, sql: str) -> None:
+        """Send text that has no parameters and no answer."""
+        ...
+
+    def drop(self, error: BaseException) -> None:
+        """End it like `__exit__`, and let nobody have its connection."""
+        ...
+
+
 class Lines:
     """The lines of one engine.
 
@@ -74,15 +105,25 @@ class Lines:
     Args:
         engine: where to.
         keeps: it is nobody else's.
+        disposable: its connections are closed after use.
     """
 
-    def __init__(self, engine: Engine, *, keeps: bool) -> None:
+    def __init__(self, engine: Engine, *, keeps: bool, disposable: bool = False) -> None:
         self.engine = engine
         self._keeps = keeps
+        self._disposable = disposable
         self._idle: deque[CursorLine] = deque()
         self._process = os.getpid()
 
-    def line_for(self, command: Execute) -> Line:
+    def line_for(self, command: Execute, *, limit: Limit | None = None) -> Line:
+        """A line that can carry these statements, in so much time."""
+        line = FreshLine(self.engine) if command.fresh and not is_in_memory(self.engine) else self._line_for(command)
+        if limit is None:
+            return line
+        disposable = self._disposable or isinstance(line, FreshLine)
+        return LimitedLine(line, limit, self.engine.dialect, disposable=disposable)
+
+    def _line_for(self, command: Execute) -> CoreLine | CursorLine:
         """The faster line, unless somebody listens to the other or a statement needs it."""
         engine = self.engine
         if is_observed(engine) or not is_initialized(engine):
@@ -110,10 +151,16 @@ class Lines:
         for line in self._taken():
             line.give_back()
 
+    def renew(self) -> None:
+        """Use no connection further that there is now."""
+        self.close()
+        if not is_in_memory(self.engine):
+            self.engine.dispose()
+
     def lost(self, error: BaseException) -> None:
         """A connection was lost: so are those that were kept, most likely."""
         for line in self._taken():
-            line.invalidate(error)
+            line.drop(error)
 
     def _taken(self) -> Iterator[CursorLine]:
         while True:
@@ -139,6 +186,14 @@ class CoreLine:
         self._begun_here = False
         self._connection: Connection
 
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    @property
+    def driver_connection(self) -> Any:
+        return self._connection.connection.dbapi_connection
+
     def __enter__(self) -> Self:
         self._connection = self._engine.connect()
         return self
@@ -147,7 +202,7 @@ class CoreLine:
         """On SQLite a listener of the user's may have sent BEGIN where the driver does not."""
         connection = self._connection
         connection.begin()
-        driver: Any = connection.connection.dbapi_connection
+        driver = self.driver_connection
         sent = connection.dialect.name == "sqlite" and driver.in_transaction
         autocommits = not sent and is_autocommitting(self._engine, driver)
         if autocommits and several:
@@ -166,6 +221,9 @@ class CoreLine:
         else:
             rows = [dict(row) for row in cast("Iterable[Row]", result.mappings())]
         return Reply(len(rows), rows, None)  # SQLite counts no rows for RETURNING
+
+    def say(self, sql: str) -> None:
+        self._connection.exec_driver_sql(sql)
 
     def _takes_text(self, statement: Prepared) -> bool:
         """Whether nobody misses a statement that SQLAlchemy has not compiled itself."""
@@ -212,6 +270,30 @@ class CoreLine:
             self._connection.invalidate()  # SQLAlchemy may hold a ROLLBACK for needless here
         self._connection.close()
 
+    def drop(self, error: BaseException) -> None:
+        if not self._connection.invalidated:
+            self._connection.invalidate(error)
+        self._connection.close()
+
+
+class FreshLine(CoreLine):
+    """A connection that is made for one transaction and closed after it."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(reconnected(engine))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self._engine.dispose()
+
+    def drop(self, error: BaseException) -> None:
+        super().drop(error)
+        self._engine.dispose()
+
 
 class CursorLine:
     """A DBAPI cursor of a pooled connection; kept by its `Lines`, it serves one transaction after the other."""
@@ -223,6 +305,14 @@ class CursorLine:
         self._begun_here = False
         self._connection: PoolProxiedConnection | None = None
         self._cursor: DBAPICursor | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def driver_connection(self) -> Any:
+        return self._pooled.dbapi_connection
 
     def __enter__(self) -> Self:
         if self._connection is None:
@@ -271,13 +361,16 @@ class CursorLine:
         elif self._pooled.is_valid:
             self._take_back(error)
 
+    def say(self, sql: str) -> None:
+        self._send(sql, ())
+
+    def drop(self, error: BaseException) -> None:
+        if self._pooled.is_valid:
+            self._pooled.invalidate(error)
+
     def give_back(self) -> None:
         """Let the pool have the connection."""
         give_back(self._pooled)
-
-    def invalidate(self, error: BaseException) -> None:
-        """Let nobody have it."""
-        self._pooled.invalidate(error)
 
     @property
     def _pooled(self) -> PoolProxiedConnection:

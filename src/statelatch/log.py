@@ -29,6 +29,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     type_coerce,
     types,
@@ -169,6 +170,11 @@ class TransitionLog:
         """The entries of one row, oldest first."""
         columns = (self._as_stored(column).label(name) for name, column in self.columns.items())
         return select(*columns).where(*key_is(self.keys)).order_by(self.columns["version"])
+
+    def has_token(self, sources: int) -> ColumnElement[bool]:
+        """A criterion: an entry has one of so many variants of a token."""
+        token = self.columns["token"]
+        return or_(*(token == bindparam(token_parameter(n), type_=token.type) for n in range(sources)))
 
     def recorded(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What an entry takes over from the parameters of an event, as its statements bind it.

@@ -7,9 +7,10 @@ async share it whole. See PEP 342 for the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from statelatch.commands import Applied, Execute, Fire, Plan, Reply, Row
 from statelatch.errors import (
@@ -20,7 +21,7 @@ from statelatch.errors import (
     RowNotFoundError,
 )
 from statelatch.event_statements import Interpreted
-from statelatch.faults import Contention, LostRace
+from statelatch.faults import LostRace, Passing
 from statelatch.interpreter import Fired, Firing, Refused, Step
 from statelatch.labels import (
     AT_COLUMN,
@@ -32,22 +33,16 @@ from statelatch.labels import (
 from statelatch.outcomes import Packed, Packing, Pair, instant
 from statelatch.records import Snapshot, Transitioned
 from statelatch.requests import bound_parameters, check_changes, check_compared, check_new, check_params, check_proof
+from statelatch.retrying import TRIES, once, retried
+from statelatch.sending import Lost, Sending, explained
 from statelatch.statements import Statements
 from statelatch.tokens import mint, source_number, variants
+from statelatch.verifying import created, logged, unknown, verified, verify
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from statelatch.prepared import Prepared
 
-from statelatch.sending import Lost, Sending, explained
-
-__all__ = ["TRIES", "asked_time", "create", "load", "retried", "send", "unanswered"]
-
-Result = TypeVar("Result")
-
-TRIES = 3
-"""How often a lost race, or a transaction that the database broke off, is begun anew."""
+__all__ = ["asked_time", "create", "load", "resumed", "send", "verify"]
 
 
 def send(
@@ -80,9 +75,21 @@ def send(
         bound_parameters(event, of_event.parameters, params)
     if of_event.compared:
         check_compared(event, of_event.compared, params)
+    return (yield from _sent(sending))
+
+
+def _sent(sending: Sending) -> Plan[Transitioned]:
+    """Try until it is applied or refused, a few times."""
     lost: Lost | None = None
     for _ in range(TRIES):
-        outcome = yield from retried(lambda: _attempt(sending))
+        try:
+            outcome = yield from retried(lambda: _attempt(sending))
+        except OutcomeUnknownError:
+            raise
+        except ConnectionFailureError as error:
+            if not sending.ambiguous:
+                raise
+            raise unknown(sending, error) from error
         if isinstance(outcome, Transitioned):
             yield Applied((outcome,))
             return outcome
@@ -91,22 +98,13 @@ def send(
     raise sending.given_up(lost)
 
 
-def retried(attempt: Callable[[], Plan[Result]]) -> Plan[Result]:
-    """Begin a plan anew when the database broke its transaction off for the sake of another."""
-    for _ in range(TRIES - 1):
-        try:
-            return (yield from attempt())
-        except (Contention, LostRace):
-            continue
-    try:
-        return (yield from attempt())
-    except (Contention, LostRace) as busy:
-        raise unanswered(busy) from busy.__cause__
-
-
-def unanswered(error: ConnectionFailureError) -> ConnectionFailureError:
-    """The error without the hint that it may be tried again."""
-    return ConnectionFailureError(phase=error.phase, database=error.database, detail=error.detail)
+def resumed(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned]:
+    """The same for a call of which one try was not acknowledged."""
+    outcome = yield from verified(sending, lost)
+    if isinstance(outcome, Transitioned):
+        yield Applied((outcome,))
+        return outcome
+    return (yield from _sent(sending))
 
 
 def _attempt(sending: Sending) -> Plan[Transitioned | Lost]:
@@ -115,11 +113,14 @@ def _attempt(sending: Sending) -> Plan[Transitioned | Lost]:
         return (yield from (_compiled if sending.statements.compiled else _interpreted)(sending))
     except LostRace:
         return (yield from _diagnose(sending, None))
+    except OutcomeUnknownError as lost:
+        return (yield from verified(sending, lost))
 
 
 def _compiled(sending: Sending) -> Plan[Transitioned | Lost]:
     """One UPDATE; the database decides."""
     statements, version = sending.statements, sending.expected_version
+    sending.base = version
     packs, clock = statements.of_mapping.has_last_insert_id, statements.of_mapping.clock
     may_pack = packs and (version is not None or clock.is_set)
     compiled = statements.compiled_update(at_version=version is not None, resent=sending.resent, packed=may_pack)
@@ -163,15 +164,12 @@ def _hidden(sending: Sending) -> Plan[Transitioned]:
     try:
         reply: Reply = yield Execute(((of_mapping.reread, sending.key_values),))
     except ConnectionFailureError as error:
-        raise _unknown(sending, error.phase, error.database, error.detail) from error
+        raise unknown(sending, error) from error
     for row in reply.rows:
         if mine := sending.mine(row):
             return mine
-    raise _unknown(sending, Phase.COMMIT, sending.table, "a trigger hid the outcome, and the row has moved on")
-
-
-def _unknown(sending: Sending, phase: Phase, database: str, detail: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(phase=phase, database=database, detail=detail, token=sending.token, key=sending.key)
+    detail = "a trigger hid the outcome, and the row has moved on"
+    raise unknown(sending, ConnectionFailureError(phase=Phase.COMMIT, database=sending.table, detail=detail))
 
 
 def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
@@ -200,8 +198,11 @@ def _interpreted(sending: Sending) -> Plan[Transitioned | Lost]:
     snapshot, token = yield from _load(statements.of_mapping, sending.key, statements.event)
     if source_number(sending.token, token, len(statements.leaves)) is not None:
         return (yield from _diagnose(sending, sending.expected_version))
+    if sending.resent and (mine := (yield from logged(sending))):
+        return mine
     if sending.expected_version not in {None, snapshot.version}:
         raise sending.stale(snapshot.version, snapshot.state, sending.expected_version)
+    sending.base = snapshot.version
     firing = Firing(mapping.machine, mapping.entity, mapping.state, snapshot.values, statements.event, sending.params)
     fired = yield from _fire(firing)
     if isinstance(fired, Refused):
@@ -226,8 +227,8 @@ def _fire(firing: Firing) -> Plan[Fired | Refused]:
     """Run the machine. What a callback's own database did is no reason to run the callbacks again."""
     try:
         return (yield Fire(firing))
-    except (Contention, LostRace) as error:
-        raise unanswered(error) from error
+    except Passing as error:
+        raise error.final(error.__cause__) from error
 
 
 def _update_fired(sending: Sending, snapshot: Snapshot, fired: Fired) -> tuple[Interpreted, Mapping[str, Any]]:
@@ -262,6 +263,8 @@ def _diagnose(sending: Sending, version: int | None) -> Plan[Transitioned | Lost
     `version` is the one that the UPDATE asked for. The token comes first: a repeated statement may have met
     its own earlier write.
     """
+    if sending.resent and (mine := (yield from logged(sending))):
+        return mine
     reply = yield from _asked(sending)
     return explained(sending, next(iter(reply.rows), None), version)
 
@@ -271,12 +274,12 @@ def _asked(sending: Sending) -> Plan[Reply]:
     parameters = sending.parameters(sending.statements.parameters, None)
     try:
         return (yield Execute(((sending.statements.diagnosis, parameters),)))
-    except (Contention, LostRace):
+    except Passing:
         raise
     except ConnectionFailureError as error:
         if not sending.resent:
             raise
-        raise _unknown(sending, error.phase, error.database, error.detail) from error
+        raise unknown(sending, error) from error
 
 
 def load(statements: Statements, key: Any) -> Plan[Snapshot]:
@@ -299,7 +302,8 @@ def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     """Insert a row in the initial state: see `PersistenceAdapter.create`."""
     mapping = statements.mapping
     check_new(mapping, values)
-    values, initial = {**mapping.made_by_client(values), **values}, mapping.initial
+    given, initial = values, mapping.initial
+    values = {**mapping.made_by_client(given), **given}
     changes: Mapping[str, Any] = {}
     steps: tuple[Step, ...] = ()
     if statements.initial_runs_python:
@@ -313,13 +317,13 @@ def create(statements: Statements, values: Mapping[str, Any]) -> Plan[Snapshot]:
     insert, parameters = statements.insert(row, steps, given=values), value_parameters(row)
     key = mapping.key_of(values) if values.keys() >= set(mapping.key_attributes) else None
     transaction = Execute(((insert, parameters), *statements.after_insert(row)), token, key, whole=True)
-    reply: Reply = yield from retried(lambda: _once(transaction))
-    (found,) = reply.rows
+    try:
+        reply = yield from retried(once(transaction))
+        (found,) = reply.rows
+    except OutcomeUnknownError as lost:
+        own = any(isinstance(values.get(name), UUID) for name in mapping.key_attributes if name not in given)
+        found = yield from created(statements, transaction, lost, own_key=key is not None and own)
     return snapshot_of(statements, dict(found))
-
-
-def _once(transaction: Execute) -> Plan[Reply]:
-    return (yield transaction)
 
 
 def snapshot_of(statements: Statements, values: Mapping[str, Any]) -> Snapshot:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from statelatch.commands import Row
 from statelatch.errors import (
+    OutcomeUnknownError,
     Reason,
     RowNotFoundError,
     StaleVersionError,
@@ -31,21 +32,35 @@ from statelatch.tokens import source_number
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from statelatch.records import LogEntry
 
 __all__ = ["Lost", "Sending", "explained"]
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The row changed between reading and writing; nothing was written."""
+    """The row changed between reading and writing; nothing was written.
+
+    Attributes:
+        version: that the row has now.
+        state: likewise.
+        unanswered: not the row has changed, but the acknowledgement was lost, and the write has not landed.
+    """
 
     version: int
     state: Any
+    unanswered: OutcomeUnknownError | None = None
 
 
 @dataclass(slots=True)
 class Sending:
-    """One call of `send`: what stays the same through its tries."""
+    """One call of `send`: what stays the same through its tries.
+
+    Attributes:
+        resent: it may have been sent before.
+        base: the version that the last try asked for; None if it took any.
+        ambiguous: some try was not acknowledged: a later failure does not mean that nothing was written.
+    """
 
     statements: EventStatements
     key: Any
@@ -56,6 +71,8 @@ class Sending:
     variants: Sequence[UUID]
     key_values: Mapping[str, Any]
     recorded: Mapping[str, Any]
+    base: int | None = None
+    ambiguous: bool = False
 
     @property
     def table(self) -> str:
@@ -93,6 +110,18 @@ class Sending:
             return None
         return self.transitioned(leaves[number], row[STATE_COLUMN], row[VERSION_COLUMN], row[AT_COLUMN])
 
+    def entered(self, entry: LogEntry) -> Transitioned:
+        """The transition that an entry of this call tells."""
+        return Transitioned(
+            key=self.key,
+            event=self.statements.event,
+            source=entry.source,
+            target=entry.target,
+            version=entry.version,
+            token=entry.token,
+            at=entry.at,
+        )
+
     def stale(self, version: int, state: Any, expected: int | None) -> StaleVersionError:
         """Somebody else was faster."""
         return StaleVersionError(
@@ -118,8 +147,10 @@ class Sending:
             sources=sources,
         )
 
-    def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError:
+    def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError | OutcomeUnknownError:
         """What is told when the last try was lost as well."""
+        if lost.unanswered is not None:
+            return lost.unanswered
         if lost.version == self.expected_version:  # a guard was false at each moment of writing, and true in between
             return self.refused(lost.version, lost.state, ())
         return self.stale(lost.version, lost.state, self.expected_version)

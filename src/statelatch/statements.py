@@ -144,6 +144,32 @@ class Statements:
         return self.prepared(select(*self.outcome).where(self.at_key))
 
     @cached_property
+    def load_locked(self) -> Prepared:
+        """The row with the key, when whoever is writing it has ended."""
+        return self.prepared(select(*self.row).where(self.at_key).with_for_update())
+
+    @cached_property
+    def reread_locked(self) -> Prepared:
+        """Its outcome, likewise."""
+        return self.prepared(select(*self.outcome).where(self.at_key).with_for_update())
+
+    @cached_property
+    def by_token(self) -> Prepared:
+        """The row that has a token, whatever its key."""
+        token = self.mapping.columns[self.mapping.token]
+        mine = token == bindparam(token_parameter(0), type_=token.type)
+        return self.prepared(select(*self.row).where(mine, *self.mapping.of_class))
+
+    def logged(self, sources: int) -> Prepared:
+        """The entry of the row with the key that has one of so many variants of a token.
+
+        Raises:
+            AssertionError: the mapping keeps no log.
+        """
+        assert self.log is not None, "only with a log is it asked for"  # noqa: S101
+        return self.prepared(self.log.history.where(self.log.has_token(sources)))
+
+    @cached_property
     def time(self) -> Prepared:
         """The database's time."""
         return self.prepared(select(now().label(AT_COLUMN)))

@@ -340,17 +340,36 @@ def test_every_answer_is_true_when_connections_are_killed(adapter: PersistenceAd
 
 
 @pytest.mark.parametrize("landed", [True, False], ids=["landed", "not landed"])
-def test_a_batch_whose_commit_is_lost_is_unknown_to_each_caller(
+def test_a_batch_whose_commit_is_lost_is_applied_once(
     batcher: Batcher, adapter: PersistenceAdapter, *, landed: bool
 ) -> None:
-    """Each is told with its own key and token, in an exception of its own; sent again, it is applied once."""
+    """Each caller gets its transition: what has landed is found by its token, what has not is sent again with it."""
     lost = LostCommit(adapter.engine, landed=landed)
     with gathering(batcher, adapter):
         futures = {key: batcher.submit(key, "turn") for key in (1, 2, 3)}
         lost.arm()
-    errors = {key: future.exception(PATIENCE) for key, future in futures.items()}
+    done = {key: future.result(PATIENCE) for key, future in futures.items()}
 
     assert lost.strikes == 1
+    for key, each in done.items():
+        assert (each.key, each.version) == (key, 2)
+        assert [entry.token for entry in adapter.history(key)[1:]] == [each.token]
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["landed", "not landed"])
+def test_a_batch_that_nobody_can_be_asked_about_is_unknown_to_each_caller(
+    batcher: Batcher, adapter: PersistenceAdapter, *, landed: bool
+) -> None:
+    """Each is told with its own key and token, in an exception of its own; sent again, it is applied once."""
+    lost, outage = LostCommit(adapter.engine, landed=landed), Outage(adapter.engine)
+    with gathering(batcher, adapter):
+        futures = {key: batcher.submit(key, "turn") for key in (1, 2, 3)}
+        lost.arm()
+        lost.then = outage.begin
+    errors = {key: future.exception(PATIENCE) for key, future in futures.items()}
+
+    outage.end()
+    assert (lost.strikes, outage.refused > 0) == (1, True)
     assert len({id(error) for error in errors.values()}) == 3
     for key, error in errors.items():
         assert isinstance(error, OutcomeUnknownError)

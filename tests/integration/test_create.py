@@ -11,10 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateMachine
 
-from statelatch import MachineMapping, OutcomeUnknownError, PersistenceAdapter, RequestError, RowNotFoundError
+from statelatch import MachineMapping, OutcomeUnknownError, PersistenceAdapter, RequestError
 from statelatch.columns import TransitionColumns, UTCDateTime, from_now, now
 from statelatch.errors import Phase
-from tests.outages import LostCommit
+from tests.databases import pooled
+from tests.outages import LostCommit, Outage
 
 
 class Base(DeclarativeBase):
@@ -149,25 +150,50 @@ def test_a_violated_constraint_is_the_drivers_own(engine: Engine) -> None:
 
 @pytest.mark.parametrize("landed", [True, False])
 @pytest.mark.parametrize("given", [True, False])
-def test_a_lost_insert_can_be_looked_up(engine: Engine, landed: bool, given: bool) -> None:
-    """The key is the client's, so that a lost INSERT is told with key and token; a look says whether it landed."""
+def test_a_lost_insert_is_found_or_done_again(engine: Engine, landed: bool, given: bool) -> None:
+    """The key is the client's: a lost INSERT is found by key and token, and done again if it did not land."""
     adapter = adapter_of(engine)
     fault = LostCommit(engine, landed=landed)
     fault.arm()
+    key = uuid4()
+
+    created = adapter.create(**({"id": key} if given else {}))
+
+    assert (fault.strikes, rows(engine), created.version) == (1, 1, 1)
+    assert created.key == key or not given
+    assert adapter.load(created.key) == created
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_lost_insert_of_a_database_that_is_away(engine: Engine, landed: bool) -> None:
+    """An INSERT that nobody can be asked for is told with key and token; a later check is exact."""
+    adapter = adapter_of(engine)
+    fault, outage = LostCommit(engine, landed=landed), Outage(engine)
+    fault.arm()
 
     with pytest.raises(OutcomeUnknownError) as caught:
-        adapter.create(**({"id": uuid4()} if given else {}))
+        outage.after(fault, adapter.create)
 
+    outage.end()
     error = caught.value
     assert (error.phase, fault.strikes, rows(engine)) == (Phase.COMMIT, 1, int(landed))
-    assert isinstance(error.key, UUID)
-    if landed:
-        assert adapter.load(error.key).values["transition_token"] == error.token
-    else:
-        with pytest.raises(RowNotFoundError):
-            adapter.load(error.key)
-        assert adapter.create(id=error.key).key == error.key
-    assert rows(engine) == 1
+    assert isinstance(error.token, UUID)
+    assert adapter.verify(error.token, error.key) is landed
+    assert outage.refused > 0
+
+
+def test_a_lost_insert_whose_key_another_has(engine: Engine) -> None:
+    """It did not land, and meanwhile somebody has inserted a row of that key: the constraint is told, not their row."""
+    adapter, key = adapter_of(engine), uuid4()
+    with pooled(engine.url) as other:
+        fault = LostCommit(engine, landed=False)
+        fault.then = lambda: adapter_of(other).create(id=key)
+        fault.arm()
+
+        with pytest.raises(IntegrityError):
+            adapter.create(id=key)
+
+    assert (fault.strikes, rows(engine)) == (1, 1)
 
 
 def test_many_rows_at_once(engine: Engine) -> None:

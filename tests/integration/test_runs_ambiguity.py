@@ -36,7 +36,11 @@ def lonely(runs_engine: Engine) -> Generator[RunManager]:
 def test_a_last_word_whose_commit_is_lost_is_written_once(
     lonely: RunManager, runs_engine: Engine, *, function: Callable[[], None], state: str, skip: int, landed: bool
 ) -> None:
-    """Whether the write had landed or not: applied, once, at version 3; found out over a new connection."""
+    """Whether the write had landed or not: applied, once, at version 3; found out over a new connection.
+
+    An event is verified by its own call; the request to cancel is no event, and is repeated by the next connection.
+    """
+    via = "reconnected" if (state, skip) == ("cancelled", 0) else "primary"
     lost = LostCommit(runs_engine, landed=landed)
 
     def last_deed() -> None:
@@ -46,7 +50,7 @@ def test_a_last_word_whose_commit_is_lost_is_written_once(
     said = lonely.start(last_deed).wait(PATIENCE)
 
     assert lost.strikes == 1
-    assert (state, Outcome.APPLIED, 3, "reconnected") == (said.state, said.outcome, said.version, said.via)
+    assert (state, Outcome.APPLIED, 3, via) == (said.state, said.outcome, said.version, said.via)
     row = stored(runs_engine, said.run_id)
     assert (state, 3, 1) == (row.status, row.version, row.attempt)
 
@@ -80,6 +84,7 @@ def test_the_fallback_recognises_what_the_primary_wrote(runs_engine: Engine, fal
         said = manager.start(last_deed).wait(PATIENCE)
         outage.end()
 
-    assert (lost.strikes, outage.refused) == (1, 1)
+    assert lost.strikes == 1
+    assert outage.refused > 1, "neither could it be asked what had landed, nor was there a new connection"
     assert (said.state, said.outcome, said.version, said.via) == ("completed", Outcome.APPLIED, 3, "fallback 1")
     assert stored(runs_engine, said.run_id).version == 3

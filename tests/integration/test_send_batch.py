@@ -31,7 +31,7 @@ from statelatch.errors import Phase, Reason
 from tests import databases
 from tests.lights import LightLog, entry_of, light_adapter
 from tests.orders import KEY, Order, order_adapter, stored_order
-from tests.outages import LostCommit, Traffic
+from tests.outages import LostCommit, Outage, Traffic
 
 ORDERS: Any = Order.__table__
 
@@ -395,20 +395,42 @@ def test_requests_with_tokens_may_be_sent_again(orders: PersistenceAdapter) -> N
 
 
 @pytest.mark.parametrize("landed", [True, False])
+def test_a_batch_whose_commit_is_lost_is_applied_once(
+    orders: PersistenceAdapter, landed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three COMMITs is lost: each of its requests is found by its token, or sent again with it."""
+    monkeypatch.setattr(event_requests, "ROWS", 2)
+    fill(orders.engine, [{"st": "held"} for _ in range(5)])
+    lost, hooked = LostCommit(orders.engine, landed=landed), list[Transitioned]()
+    orders.after_commit(hooked.append)
+    lost.arm(skip=1)
+
+    answers = orders.send_batch([Request(("acme", n), "visit") for n in range(5)])
+
+    assert (lost.strikes, [type(each) for each in answers]) == (1, [Transitioned] * 5)
+    assert [(row["version"], row["visits"]) for row in rows_of(orders.engine)] == [(2, 1)] * 5
+    tokens = [row["transition_token"] for row in rows_of(orders.engine)]
+    assert tokens == [each.token for each in answers if isinstance(each, Transitioned)]
+    assert sorted(tokens) == sorted(each.token for each in hooked)
+
+
+@pytest.mark.parametrize("landed", [True, False])
 def test_an_interrupted_batch_is_finished_by_its_error(
     orders: PersistenceAdapter, landed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of three COMMITs is lost: the first one's answers are in the error, the others can be sent again."""
+    """The database is gone after the second of three COMMITs: what it answered is in the error, and what is to do."""
     monkeypatch.setattr(event_requests, "ROWS", 2)
     fill(orders.engine, [{"st": "held"} for _ in range(5)])
-    lost = LostCommit(orders.engine, landed=landed)
+    lost, outage = LostCommit(orders.engine, landed=landed), Outage(orders.engine)
     lost.arm(skip=1)
 
     with pytest.raises(BatchInterruptedError) as caught:
-        orders.send_batch([Request(("acme", n), "visit") for n in range(5)])
+        outage.after(lost, lambda: orders.send_batch([Request(("acme", n), "visit") for n in range(5)]))
 
+    outage.end()
     error = caught.value
     assert (lost.strikes, error.phase) == (1, Phase.COMMIT)
+    assert outage.refused > 0
     assert [type(each) for each in error.answers] == [Transitioned] * 2 + [type(None)] * 3
     assert [each.key[1] for each in error.requests] == [2, 3, 4]
     rest = orders.send_batch(error.requests)

@@ -14,12 +14,12 @@ from statemachine import State, StateChart, StateMachine
 from statelatch import BulkResult, ConnectionFailureError, OutcomeUnknownError, RequestError, Transitioned
 from statelatch.bulk import send_where
 from statelatch.bulk_statements import BulkStatements
-from statelatch.commands import Applied, Execute, Plan, Reply
+from statelatch.commands import Applied, Execute, Pause, Plan, Reply
 from statelatch.errors import Phase
 from statelatch.faults import Contention, LostRace
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
-from statelatch.plans import TRIES
 from statelatch.prepared import Prepared
+from statelatch.retrying import TRIES
 from statelatch.statements import Statements
 from statelatch.tokens import variants
 from statelatch.writes import token_parameter
@@ -123,7 +123,10 @@ def test_hooks_are_due_once_the_rows_are_durable() -> None:
 def test_a_transaction_that_was_broken_off_is_begun_anew(failure: type[ConnectionFailureError]) -> None:
     """For the sake of others, a bounded number of times, with the same token: nothing of it was written."""
     begun = plan()
-    commands = [sent(begun), *(begun.throw(failure(**FAILED)) for _ in range(TRIES - 1))]
+    commands: list[object] = [sent(begun)]
+    for _ in range(TRIES - 1):
+        assert isinstance(begun.throw(failure(**FAILED)), Pause)
+        commands.append(begun.send(None))
 
     with pytest.raises(ConnectionFailureError) as caught:
         begun.throw(failure(**FAILED))

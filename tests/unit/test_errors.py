@@ -25,7 +25,7 @@ from statelatch.errors import (
     TransitionRefusedError,
     UnknownStateError,
 )
-from statelatch.faults import Contention, LostRace
+from statelatch.faults import Contention, Exhausted, LostRace, Overtaken, Passing, ReadOnly
 from statelatch.records import Request, Transitioned
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
@@ -46,7 +46,9 @@ BUSY = ActiveRunExistsError(run_key="nightly", run_id=KEY)
 UNREACHABLE = ConnectionFailureError(phase=Phase.CONNECT, database="postgresql://db/x", detail="refused")
 LOST_RACE = LostRace(phase=Phase.COMMIT, database="sqlite:///x.db", detail="could not serialize access")
 CONTENTION = Contention(phase=Phase.EXECUTE, database="sqlite:///x.db", detail="database is locked")
-OUTCOME_UNKNOWN = OutcomeUnknownError(phase=Phase.COMMIT, database="sqlite:///x.db", detail="gone", token=TOKEN, key=7)
+OUTCOME_UNKNOWN = OutcomeUnknownError(
+    phase=Phase.COMMIT, database="sqlite:///x.db", detail="gone", token=TOKEN, key=7, event="pay", expected_version=3
+)
 DONE = Transitioned(
     key=6, event="pay", source="draft", target="paid", version=2, token=TOKEN, at=datetime(2026, 3, 1, tzinfo=UTC)
 )
@@ -73,7 +75,9 @@ EXAMPLES: list[StatelatchError] = [
     UNREACHABLE,
     CONTENTION,
     LOST_RACE,
+    *(kind(phase=Phase.EXECUTE, database="sqlite:///x.db", detail="no") for kind in (Passing, Exhausted, ReadOnly)),
     OUTCOME_UNKNOWN,
+    Overtaken(phase=Phase.COMMIT, database="sqlite:///x.db", detail="moved on", token=TOKEN, key=7, event="pay"),
     INTERRUPTED,
 ]
 
@@ -89,8 +93,12 @@ BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
     ConnectionFailureError: (StatelatchError,),
     OutcomeUnknownError: (ConnectionFailureError,),
     BatchInterruptedError: (OutcomeUnknownError,),
-    Contention: (ConnectionFailureError,),
-    LostRace: (ConnectionFailureError,),
+    Passing: (ConnectionFailureError,),
+    Contention: (Passing,),
+    LostRace: (Passing,),
+    Exhausted: (Contention,),
+    ReadOnly: (Exhausted,),
+    Overtaken: (OutcomeUnknownError,),
 }
 
 MESSAGES: list[tuple[StatelatchError, list[str]]] = [
@@ -103,7 +111,10 @@ MESSAGES: list[tuple[StatelatchError, list[str]]] = [
     (BUSY, ["'nightly'", str(KEY), "Wait for that run, or cancel it"]),
     (UNREACHABLE, ["postgresql://db/x", "connect", "refused", "try another connection"]),
     (CONTENTION, ["sqlite:///x.db", "execute", "database is locked", "Nothing was written"]),
-    (OUTCOME_UNKNOWN, ["sqlite:///x.db", "gone", "may have been written", f"same token {TOKEN}"]),
+    (
+        OUTCOME_UNKNOWN,
+        ["sqlite:///x.db", "gone", "may have been written", f"verify for 7, token {TOKEN}", "'pay' again"],
+    ),
 ]
 
 NOTHING_WRITTEN = [STALE, MOVING, WRONG_STATE, FALSE_GUARD, NOT_FOUND, BUSY, UNREACHABLE, CONTENTION, LOST_RACE]

@@ -22,9 +22,11 @@ URLS = {
     "mysql": "mysql+pymysql://user:secret@db/runs",
 }
 
-STALE, RETRY, FAILURE, FATAL, AMBIGUOUS = (
+STALE, RETRY, EXHAUSTED, REOPEN, FAILURE, FATAL, AMBIGUOUS = (
     Meaning.STALE,
     Meaning.RETRY,
+    Meaning.EXHAUSTED,
+    Meaning.REOPEN,
     Meaning.FAILURE,
     Meaning.FATAL,
     Meaning.AMBIGUOUS,
@@ -90,11 +92,12 @@ SQLITE: list[Row] = [
         for name in (
             "SQLITE_CANTOPEN",
             "SQLITE_CANTOPEN_ISDIR",
-            "SQLITE_FULL",
-            "SQLITE_READONLY",
-            "SQLITE_READONLY_DBMOVED",
-            "SQLITE_READONLY_DIRECTORY",
         )
+    ),
+    ("sqlite", sqlite_error("SQLITE_FULL"), always(EXHAUSTED)),
+    *(
+        ("sqlite", sqlite_error(name), always(REOPEN))
+        for name in ("SQLITE_READONLY", "SQLITE_READONLY_DBMOVED", "SQLITE_READONLY_DIRECTORY")
     ),
     ("sqlite", sqlite_error("SQLITE_NOTADB", sqlite3.DatabaseError), always(FATAL)),
     ("sqlite", sqlite_error("SQLITE_CORRUPT", sqlite3.DatabaseError), always(FATAL)),
@@ -109,10 +112,8 @@ POSTGRESQL: list[Row] = [
     ("postgresql", psycopg.errors.lookup("40001")(), always(STALE)),
     ("postgresql", psycopg.errors.lookup("40003")(), always(AMBIGUOUS)),
     ("postgresql", psycopg.errors.lookup("08007")(), always(AMBIGUOUS)),
-    *(
-        ("postgresql", psycopg.errors.lookup(state)(), always(FAILURE))
-        for state in ("25006", "53100", "53200", "53300")
-    ),
+    *(("postgresql", psycopg.errors.lookup(state)(), always(RETRY)) for state in ("53100", "53200", "53300")),
+    ("postgresql", psycopg.errors.lookup("25006")(), always(REOPEN)),
     *(
         ("postgresql", psycopg.errors.lookup(state)(), lost)
         for state in ("57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006")
@@ -142,9 +143,11 @@ MARIADB: list[Row] = [
         (pymysql.err.OperationalError(1226, "User has exceeded the max_user_connections resource"), always(FAILURE)),
         (pymysql.err.OperationalError(1698, "Access denied for user"), always(FATAL)),
         (pymysql.err.OperationalError(1053, "Server shutdown in progress"), lost),
-        (pymysql.err.OperationalError(1290, "running with the --read-only option"), always(FAILURE)),
-        (pymysql.err.OperationalError(1792, "READ ONLY transaction"), always(FAILURE)),
-        (pymysql.err.OperationalError(1836, "Running in read-only mode"), always(FAILURE)),
+        (pymysql.err.OperationalError(1290, "running with the --read-only option"), always(REOPEN)),
+        (pymysql.err.OperationalError(1792, "READ ONLY transaction"), always(REOPEN)),
+        (pymysql.err.OperationalError(1836, "Running in read-only mode"), always(REOPEN)),
+        (pymysql.err.OperationalError(1021, "Disk full"), always(RETRY)),
+        (pymysql.err.OperationalError(1114, "The table is full"), always(RETRY)),
         (pymysql.err.OperationalError(1927, "Connection was killed"), lost),
         (pymysql.err.OperationalError(2002, "Can't connect"), lost),
         (pymysql.err.OperationalError(2003, "Can't connect"), lost),

@@ -16,7 +16,8 @@ from statelatch import (
 )
 from statelatch.commands import Plan, Reply
 from statelatch.errors import Reason
-from statelatch.plans import TRIES, create, load
+from statelatch.plans import create, load
+from statelatch.retrying import TRIES
 from tests.unit.test_plans import BUSY, NOTHING, PLAIN, RETURNING, TOKEN, Script, outcome, row, sent
 
 NAIVE = datetime(2026, 1, 1)

@@ -15,7 +15,6 @@ from statemachine import State, StateMachine
 from statelatch import (
     ConnectionFailureError,
     MachineMapping,
-    OutcomeUnknownError,
     RowNotFoundError,
     StaleVersionError,
     Transitioned,
@@ -23,11 +22,12 @@ from statelatch import (
     UnknownStateError,
 )
 from statelatch.columns import TransitionColumns
-from statelatch.commands import Applied, Execute, Fire, Plan, Reply
+from statelatch.commands import Applied, Command, Execute, Fire, Pause, Plan, Reply
 from statelatch.errors import Phase, Reason
 from statelatch.faults import Contention
-from statelatch.plans import TRIES, create, load, send
+from statelatch.plans import create, load, send
 from statelatch.prepared import Prepared
+from statelatch.retrying import TRIES
 from statelatch.statements import Statements
 from statelatch.writes import token_parameter
 
@@ -35,7 +35,6 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TOKEN, OTHER = UUID(int=0xA0), UUID(int=0xB000)
 BUSY = Contention(phase=Phase.EXECUTE, database="db", detail="deadlock")
 AWAY = ConnectionFailureError(phase=Phase.EXECUTE, database="db", detail="gone")
-UNKNOWN = OutcomeUnknownError(phase=Phase.COMMIT, database="db", detail="gone", token=TOKEN, key=7)
 
 Result = TypeVar("Result")
 
@@ -103,6 +102,7 @@ class Script:
     def __init__(self, *replies: Reply | Exception) -> None:
         self._replies = list(replies)
         self.commands: list[Execute | Fire] = []
+        self.pauses: list[float] = []
         self.applied: list[Transitioned] = []
 
     def run(self, plan: Plan[Result]) -> Result:
@@ -116,9 +116,11 @@ class Script:
             assert self._replies == []
             return stop.value
 
-    def _reply(self, command: Execute | Fire | Applied) -> object:
+    def _reply(self, command: Command) -> object:
         if isinstance(command, Applied):
             return self.applied.extend(command.transitions)
+        if isinstance(command, Pause):
+            return self.pauses.append(command.seconds)
         self.commands.append(command)
         return command.firing.run() if isinstance(command, Fire) else self._replies.pop(0)
 
@@ -349,6 +351,7 @@ def test_contention_is_tried_again() -> None:
 
     assert script.run(sent("drop", token=TOKEN)).version == 2
     assert script.kinds == ["UPDATE"] * 3
+    assert [0 <= pause <= longest for pause, longest in zip(script.pauses, (0.1, 0.2), strict=True)] == [True] * 2
 
 
 @pytest.mark.parametrize("verb", [sent("drop"), load(RETURNING, 7), create(RETURNING, {"id": 7})])
@@ -362,7 +365,7 @@ def test_contention_without_end_is_a_connection_failure(verb: Plan[Any]) -> None
     assert (type(caught.value), len(script.commands)) == (ConnectionFailureError, TRIES)
 
 
-@pytest.mark.parametrize("failure", [AWAY, UNKNOWN, ZeroDivisionError()])
+@pytest.mark.parametrize("failure", [AWAY, ZeroDivisionError()])
 @pytest.mark.parametrize("verb", ["send", "load", "create"])
 def test_other_failures_are_not_tried_again(verb: str, failure: Exception) -> None:
     """A lost connection is the caller's to decide about; nothing is repeated behind its back."""

@@ -1,0 +1,209 @@
+"""PURE: the order of steps after a lost acknowledgement: what was written is asked, never guessed.
+
+Theory of operation. A transaction whose COMMIT was not acknowledged has landed, or not, or is still on its way. So a
+*new* connection reads the row and locks it (FOR UPDATE): whoever is still writing it is waited for, in a time limit.
+
+- The row has our token: it has landed.
+- The row is at the version that we asked for, or one further with another's token: it has not, and cannot any more.
+- The row is in a state that cannot be reached from where we would have left it: it has not. So for terminal states the
+  answer is always exact: no token there is ever overwritten.
+- Otherwise our token may have been written and overwritten: the log tells. Without one, nobody can: `Overtaken`.
+
+What has not landed is sent again with the same token; a statement that arrives late is recognised by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from statelatch.commands import Execute, Plan, Reply, Row
+from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, Phase, RowNotFoundError
+from statelatch.faults import Overtaken, is_duplicate
+from statelatch.labels import STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
+from statelatch.retrying import TRIES, insisted, once, retried
+from statelatch.sending import Lost, Sending
+from statelatch.tokens import source_number, variants
+from statelatch.writes import token_parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from uuid import UUID
+
+    from statelatch.prepared import Prepared
+    from statelatch.records import Transitioned
+    from statelatch.statements import Statements
+
+__all__ = ["PATIENCE", "created", "logged", "unknown", "verified", "verify"]
+
+PATIENCE = 10.0
+"""Seconds for which the row may be locked by a lost session, or nobody answer."""
+
+OVERTAKEN = "the row has moved on since, and without a log nobody can tell whether by this write"
+
+
+def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned | Lost]:
+    """What became of an UPDATE whose acknowledgement was lost: the transition, or that it did not land.
+
+    Raises:
+        OutcomeUnknownError: nobody answers, or the row has moved on.
+        RowNotFoundError: the row is gone.
+    """
+    sending.resent = sending.ambiguous = True
+    statements, of_mapping = sending.statements, sending.statements.of_mapping
+    try:
+        row = yield from _read(of_mapping.reread_locked, sending.key_values)
+        mine = (sending.mine(row) if row is not None else None) or (yield from logged(sending))
+    except ConnectionFailureError as error:
+        raise unknown(sending, error) from error
+    if mine:
+        return mine
+    if row is None:
+        raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
+    is_told = of_mapping.log is not None or _is_before(row, sending.base) or row[STATE_COLUMN] not in statements.onward
+    if not is_told:
+        raise unknown(sending, lost, Overtaken, OVERTAKEN) from lost
+    return Lost(row[VERSION_COLUMN], row[STATE_COLUMN], lost)
+
+
+def unknown(
+    sending: Sending,
+    error: ConnectionFailureError,
+    kind: type[OutcomeUnknownError] = OutcomeUnknownError,
+    detail: str | None = None,
+) -> OutcomeUnknownError:
+    """The call's outcome is unknown, for this reason."""
+    return kind(
+        phase=Phase.COMMIT if sending.ambiguous else error.phase,
+        database=error.database,
+        detail=detail or error.detail,
+        token=sending.token,
+        key=sending.key,
+        event=sending.statements.event,
+        expected_version=sending.base,
+    )
+
+
+def logged(sending: Sending) -> Plan[Transitioned | None]:
+    """The transition, if the log has an entry with this call's token."""
+    log = sending.statements.of_mapping.log
+    if log is None:
+        return None
+    transaction = Execute(((sending.statements.logged_by_token, sending.parameters({}, None)),))
+    reply = yield from (insisted if sending.ambiguous else retried)(once(transaction))
+    return next((sending.entered(log.entry_of(sending.key, each)) for each in reply.rows), None)
+
+
+def created(statements: Statements, transaction: Execute, lost: OutcomeUnknownError, *, own_key: bool) -> Plan[Row]:
+    """The row of an INSERT whose acknowledgement was lost; inserted again with the same key if it did not land.
+
+    Args:
+        statements: of the mapping.
+        transaction: the INSERT.
+        lost: the error.
+        own_key: the key was made for this call: nobody else has it.
+
+    Raises:
+        OutcomeUnknownError: nobody answers; or the database would have made the key, and the row is not to be found.
+    """
+    mapping, token = statements.mapping, transaction.token
+    by_key = transaction.key is not None
+    asked = (
+        (statements.load_locked, mapping.key_values(transaction.key))
+        if by_key
+        else (statements.by_token, {token_parameter(0): token})
+    )
+    failure: BaseException = lost
+    for _ in range(TRIES):
+        row = yield from _found(asked, lost)
+        if row is not None and (own_key or row[mapping.token] == token):
+            return row
+        if not by_key:
+            raise lost
+        if row is not None and not (yield from _is_other(statements, transaction, row, lost)):
+            return row
+        if row is not None and is_duplicate(failure):
+            raise failure
+        try:
+            reply: Reply = yield transaction
+            return next(iter(reply.rows))
+        except OutcomeUnknownError as error:
+            lost = failure = error
+        except ConnectionFailureError as error:
+            raise lost from error
+        except Exception as error:
+            if not is_duplicate(error):
+                raise
+            failure = error
+    raise failure
+
+
+def _found(asked: tuple[Prepared, Mapping[str, Any]], lost: OutcomeUnknownError) -> Plan[Row | None]:
+    try:
+        return (yield from _read(*asked))
+    except ConnectionFailureError as error:
+        raise lost from error
+
+
+def _is_other(statements: Statements, transaction: Execute, row: Row, lost: OutcomeUnknownError) -> Plan[bool]:
+    """Whether the row with our key was created by somebody else.
+
+    Raises:
+        OutcomeUnknownError: it has moved on since, and no log tells.
+    """
+    mapping, log = statements.mapping, statements.log
+    if row[mapping.version] == 1:
+        return True
+    if log is None:
+        raise Overtaken(
+            phase=lost.phase, database=lost.database, detail=OVERTAKEN, token=lost.token, key=lost.key
+        ) from lost
+    parameters = {**mapping.key_values(transaction.key), token_parameter(0): transaction.token}
+    return not (yield from _asked(statements.logged(1), parameters))
+
+
+def verify(
+    statements: Statements, token: UUID, key: Any, *, event: str | None, expected_version: int | None
+) -> Plan[bool]:
+    """Whether a write has landed: see `PersistenceAdapter.verify`."""
+    mapping, log = statements.mapping, statements.log
+    events = [statements.event(each) for each in ([event] if event else mapping.events)]
+    sources = max((len(each.leaves) for each in events), default=1)
+    key_values = mapping.key_values(key)
+    row = yield from _read(statements.reread_locked, key_values)
+    if row is not None and source_number(token, row[TOKEN_COLUMN], sources) is not None:
+        return True
+    if log is not None:
+        tokens = {token_parameter(n): each for n, each in enumerate(variants(token, sources))}
+        return bool((yield from _asked(statements.logged(sources), {**key_values, **tokens})))
+    if row is None or _is_before(row, expected_version):
+        return False
+    if not any(row[STATE_COLUMN] in each.onward for each in events):
+        return False
+    raise Overtaken(
+        phase=Phase.COMMIT,
+        database=mapping.table,
+        detail=OVERTAKEN,
+        token=token,
+        key=key,
+        event=event,
+        expected_version=expected_version,
+    )
+
+
+def _is_before(row: Row, base: int | None) -> bool:
+    """Whether the row is where a write on this version would have found it, or one further by another's.
+
+    A write on any version leaves at least version 2.
+    """
+    return row[VERSION_COLUMN] <= (1 if base is None else base + 1)
+
+
+def _read(statement: Prepared, parameters: Mapping[str, Any]) -> Plan[Row | None]:
+    """The row, as a new connection sees it when whoever was writing it has ended."""
+    return next(iter((yield from _asked(statement, parameters))), None)
+
+
+def _asked(statement: Prepared, parameters: Mapping[str, Any]) -> Plan[Iterable[Row]]:
+    reply = yield from insisted(once(Execute(((statement, parameters),), fresh=True, seconds=PATIENCE)))
+    return reply.rows
