@@ -92,7 +92,13 @@ def _unanswered(interrupted: BatchInterruptedError, request: Request) -> Connect
     phase, database, detail = interrupted.phase, interrupted.database, interrupted.detail
     if phase is Phase.COMMIT:
         error: ConnectionFailureError = OutcomeUnknownError(
-            phase=phase, database=database, detail=detail, token=request.token, key=request.key
+            phase=phase,
+            database=database,
+            detail=detail,
+            token=request.token,
+            key=request.key,
+            event=request.event,
+            expected_version=request.expected_version,
         )
     else:
         error = ConnectionFailureError(phase=phase, database=database, detail=detail)

@@ -143,9 +143,11 @@ class BatchedEvent:
             version = columns[event.mapping.version]
             expected = bindparam(EXPECTED, type_=version.type)
             moving = moving.where(or_(version == expected, expected.is_(None)))
-        if shape.resent:
+        if shape.resent or event.repeats:
             token = columns[event.mapping.token]
-            moving = moving.where(or_(token.is_(None), and_(*(token != mine for mine in self._tokens))), event.unlogged)
+            moving = moving.where(or_(token.is_(None), and_(*(token != mine for mine in self._tokens))))
+        if shape.resent:
+            moving = moving.where(event.unlogged)
         sets = self._packed if self.packs_time else event.sets
         order = set_order(sets)
         assert order is not None, "else the event were interpreted"  # noqa: S101

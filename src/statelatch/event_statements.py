@@ -122,6 +122,11 @@ class EventStatements:
         landed = frozenset(edge.target for edge in self.edges) if self.compiled else left
         return reachable(self.mapping, landed)
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether the event may be taken again where it has led: then a statement that arrives late, must not be."""
+        return any(edge.target in self.sources for edge in self.edges)
+
     @property
     def compiled(self) -> bool:
         """Whether the whole event is one UPDATE."""
@@ -158,12 +163,12 @@ class EventStatements:
         kind = (at_version, resent, packed)
         if kind not in self._compiled:
             update, packing = self._updated(at_version=at_version, packed=packed)
-            update = update.where(self._unwritten) if resent else update
+            update = update.where(self._unwritten, self.unlogged) if resent else update
             self._compiled[kind] = Compiled(self._prepared(self.logged(update)[0]), packing)
         return self._compiled[kind]
 
     def _updated(self, *, at_version: bool, packed: bool) -> tuple[Update, Packing | None]:
-        where = and_(self.anywhere, self._at_version) if at_version else self.anywhere
+        where = and_(self.anywhere, self._at_version) if at_version else self._once()
         pair = pair_number(self.pairs, self.whens, self.mapping.is_in)
         packing = Packing(len(self.pairs), versioned=at_version)
         return self._written(where, self.sets, packing, pair, may_pack=packed)
@@ -299,11 +304,15 @@ class EventStatements:
         """The entry of the row with the key that has this call's token."""
         return self.of_mapping.logged(len(self.leaves))
 
+    def _once(self) -> ColumnElement[bool]:
+        """Where the event may be taken, of any version: not where this very UPDATE has been taken before."""
+        return and_(self.anywhere, self._unwritten) if self.repeats else self.anywhere
+
     @cached_property
     def _unwritten(self) -> ColumnElement[bool]:
         token = self.mapping.columns[self.mapping.token]
         mine = [bindparam(name, type_=token.type) for name in self.token_parameters]
-        return and_(or_(token.is_(None), token.not_in(mine)), self.unlogged)
+        return or_(token.is_(None), token.not_in(mine))
 
     @cached_property
     def entry(self) -> Prepared | None:

@@ -113,6 +113,12 @@ def _attempt(sending: Sending) -> Plan[Transitioned | Lost]:
         return (yield from (_compiled if sending.statements.compiled else _interpreted)(sending))
     except LostRace:
         return (yield from _diagnose(sending, None))
+
+
+def _written(sending: Sending, transaction: Execute) -> Plan[Reply | Transitioned | Lost]:
+    """What the UPDATE's transaction answers; if it does not, what has become of it."""
+    try:
+        return (yield transaction)
     except OutcomeUnknownError as lost:
         return (yield from verified(sending, lost))
 
@@ -125,7 +131,10 @@ def _compiled(sending: Sending) -> Plan[Transitioned | Lost]:
     may_pack = packs and (version is not None or clock.is_set)
     compiled = statements.compiled_update(at_version=version is not None, resent=sending.resent, packed=may_pack)
     parameters = sending.parameters(statements.parameters, version)
-    reply: Reply = yield _transaction(sending, compiled.update, parameters, compiled.packing)
+    transaction = _transaction(sending, compiled.update, parameters, compiled.packing)
+    reply = yield from _written(sending, transaction)
+    if not isinstance(reply, Reply):
+        return reply
     if not reply.matched:
         return (yield from _diagnose(sending, version))
     if compiled.packing is None:
@@ -154,22 +163,15 @@ def _pair(sending: Sending, row: Row) -> Pair:
     return statements.leaves[number], row[STATE_COLUMN]
 
 
-def _hidden(sending: Sending) -> Plan[Transitioned]:
+def _hidden(sending: Sending) -> Plan[Transitioned | Lost]:
     """The outcome of an UPDATE that is durable, and whose packed number did not come back: a trigger takes it away.
 
     From now on the row is read again in the same transaction. Here that is too late, but rarely too late to find it.
     """
-    of_mapping = sending.statements.of_mapping
-    of_mapping.pack_no_more()
-    try:
-        reply: Reply = yield Execute(((of_mapping.reread, sending.key_values),))
-    except ConnectionFailureError as error:
-        raise unknown(sending, error) from error
-    for row in reply.rows:
-        if mine := sending.mine(row):
-            return mine
-    detail = "a trigger hid the outcome, and the row has moved on"
-    raise unknown(sending, ConnectionFailureError(phase=Phase.COMMIT, database=sending.table, detail=detail))
+    sending.statements.of_mapping.pack_no_more()
+    detail = "a trigger hid the outcome"
+    hidden = ConnectionFailureError(phase=Phase.COMMIT, database=sending.table, detail=detail)
+    return (yield from verified(sending, unknown(sending, hidden)))
 
 
 def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
@@ -210,7 +212,9 @@ def _interpreted(sending: Sending) -> Plan[Transitioned | Lost]:
     if fired.taken_back:  # the chart caught a callback's error as an event, and stayed where it was
         raise sending.refused(snapshot.version, snapshot.state, ())
     update, parameters = _update_fired(sending, snapshot, fired)
-    reply: Reply = yield _transaction(sending, update.update, parameters, update.packing)
+    reply = yield from _written(sending, _transaction(sending, update.update, parameters, update.packing))
+    if not isinstance(reply, Reply):
+        return reply
     if not reply.matched:
         return (yield from _diagnose(sending, snapshot.version))
     if update.packing is None:
@@ -265,21 +269,16 @@ def _diagnose(sending: Sending, version: int | None) -> Plan[Transitioned | Lost
     """
     if sending.resent and (mine := (yield from logged(sending))):
         return mine
-    reply = yield from _asked(sending)
-    return explained(sending, next(iter(reply.rows), None), version)
-
-
-def _asked(sending: Sending) -> Plan[Reply]:
-    """The diagnosis. If it fails, a call that was sent before may still have been written."""
     parameters = sending.parameters(sending.statements.parameters, None)
     try:
-        return (yield Execute(((sending.statements.diagnosis, parameters),)))
+        reply: Reply = yield Execute(((sending.statements.diagnosis, parameters),))
     except Passing:
         raise
     except ConnectionFailureError as error:
         if not sending.resent:
             raise
-        raise unknown(sending, error) from error
+        return (yield from verified(sending, unknown(sending, error)))  # an earlier call may have written it
+    return explained(sending, next(iter(reply.rows), None), version)
 
 
 def load(statements: Statements, key: Any) -> Plan[Snapshot]:

@@ -128,6 +128,18 @@ def test_what_has_not_landed_is_sent_again(event: str, version: int | None, foun
     assert "transition_token NOT IN" in sql(again.statements[0][0])
 
 
+@pytest.mark.parametrize(
+    ("event", "version", "guarded"), [("flip", None, True), ("flip", 4, False), ("begin", None, False)]
+)
+def test_a_statement_that_arrives_late_is_not_taken_twice(event: str, version: int | None, guarded: bool) -> None:
+    """An UPDATE that would match again where it has led is kept off by its token; others by the version or the state."""
+    script = Script(outcome("on", 2, TOKEN))
+
+    script.run(sent(event, version))
+
+    assert ("transition_token NOT IN" in sql(script.transaction(0).statements[0][0])) is guarded
+
+
 OVERTAKEN = [
     pytest.param("begin", None, outcome("broken", 5, OTHER), id="in a state that follows"),
     pytest.param("flip", None, outcome("on", 2, OTHER), id="in its source, to which one comes back"),

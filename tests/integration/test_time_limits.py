@@ -1,0 +1,149 @@
+"""Time limits: a transaction that is not over in time is ended, whatever holds it up; what it wrote is found out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import URL, Engine, text
+
+from statelatch import ConnectionFailureError, OutcomeUnknownError, PersistenceAdapter, RequestError
+from statelatch.errors import Phase
+from tests.databases import LOOPBACK, on, pooled
+from tests.orders import KEY, PATHS, order_adapter, stored_order
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+LIMIT = 0.5
+"""Seconds."""
+
+PROMPT = 4.0
+"""Seconds after which a limited call would have failed to be limited, with everything that it tries."""
+
+
+@pytest.fixture(params=["engine", "url"])
+def adapter(request: pytest.FixtureRequest, engine: Engine) -> Generator[PersistenceAdapter]:
+    """Orders on an engine of the user's, and on the adapter's own, which sends in AUTOCOMMIT over bare cursors."""
+    given = order_adapter(engine)
+    given.create(tenant="acme", number=7, paid=True)
+    if request.param == "engine":
+        yield given
+        return
+    with PersistenceAdapter(engine.url, given.mapping) as own:
+        own.load(KEY)
+        yield own
+
+
+@contextmanager
+def locked(url: URL) -> Generator[None]:
+    """Another connection holds the row, in a transaction that has not ended."""
+    with pooled(url) as other, other.connect() as connection:
+        connection.execute(text("UPDATE orders SET note = 'held' WHERE number = 7"))
+        yield
+        connection.rollback()
+
+
+@contextmanager
+def silent_peer() -> Generator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_lock_is_given_up_in_time(engine: Engine, path: str) -> None:
+    """Somebody holds the row for longer: the limit ends the statement, nothing is written, and the engine goes on."""
+    adapter = order_adapter(engine, PATHS[path])
+    adapter.create(tenant="acme", number=7, paid=True)
+    begun = time.monotonic()
+
+    with locked(engine.url), pytest.raises(ConnectionFailureError) as caught:
+        adapter.limited(LIMIT).send(KEY, "pay")
+
+    assert LIMIT / 2 < time.monotonic() - begun < PROMPT
+    assert (type(caught.value), stored_order(engine)["version"]) == (ConnectionFailureError, 1)
+    assert adapter.limited(LIMIT).send(KEY, "pay").version == 2
+
+
+def test_a_lock_in_autocommit_is_given_up_in_time(adapter: PersistenceAdapter) -> None:
+    """There a statement that is cut off may be carried out later: "nothing was written" is said only if it is so."""
+    begun = time.monotonic()
+    with locked(adapter.engine.url), pytest.raises(ConnectionFailureError) as caught:
+        adapter.limited(LIMIT).send(KEY, "pay")
+
+    assert LIMIT / 2 < time.monotonic() - begun < PROMPT
+    error = caught.value
+    if isinstance(error, OutcomeUnknownError):
+        assert error.token is not None
+        landed = adapter.verify(error.token, KEY, event="pay")
+        assert stored_order(adapter.engine)["version"] == (2 if landed else 1)
+        assert adapter.send(KEY, "pay", token=error.token).version == 2
+    else:
+        assert adapter.send(KEY, "pay").version == 2
+    assert stored_order(adapter.engine)["version"] == 2
+
+
+@on("postgresql", "mariadb")
+def test_a_silent_peer_is_given_up_in_time(adapter: PersistenceAdapter) -> None:
+    """Behaviour 26: who takes the connection and says nothing is left: phase `connect`, nothing was written."""
+    with silent_peer() as port:
+        nowhere = adapter.engine.url.set(port=port)
+        begun = time.monotonic()
+        with PersistenceAdapter(nowhere, adapter.mapping) as mute, pytest.raises(ConnectionFailureError) as caught:
+            mute.limited(LIMIT).send(KEY, "pay")
+
+    assert LIMIT / 2 < time.monotonic() - begun < PROMPT
+    assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.CONNECT)
+    assert stored_order(adapter.engine)["version"] == 1
+
+
+def test_a_limit_that_is_kept_changes_nothing(adapter: PersistenceAdapter) -> None:
+    """The answer is the same, and SQLite's own patience is as it was."""
+    assert adapter.limited(LIMIT).send(KEY, "pay").version == 2
+    assert adapter.limited(LIMIT).load(KEY).version == 2
+
+    if adapter.engine.dialect.name == "sqlite":
+        with adapter.lines.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+
+
+@on("postgresql", "mariadb")
+def test_the_limit_of_a_call_is_not_the_next_one_s(adapter: PersistenceAdapter) -> None:
+    """A connection that was limited and came back in time is not cut off afterwards, and has no limits left."""
+    adapter.limited(LIMIT).load(KEY)
+    with adapter.lines.engine.connect() as connection:
+        asleep = text("SELECT pg_sleep(0.8)" if adapter.engine.dialect.name == "postgresql" else "SELECT SLEEP(0.8)")
+        connection.execute(asleep)
+    done: list[Any] = []
+    with locked(adapter.engine.url):
+        thread = threading.Thread(target=lambda: done.append(adapter.send(KEY, "pay").version))
+        thread.start()
+        time.sleep(2 * LIMIT)
+        assert done == []
+    thread.join()
+    assert done == [2]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, True, float("nan")])
+def test_a_limit_is_a_positive_number(adapter: PersistenceAdapter, seconds: float) -> None:
+    """Anything else is told at once."""
+    with pytest.raises(RequestError, match="positive number of seconds"):
+        adapter.limited(seconds)
+
+
+def test_a_limited_adapter_shares_everything(adapter: PersistenceAdapter) -> None:
+    """Hooks, connections, engine; to close it closes nothing."""
+    hooked: list[Any] = []
+    limited = adapter.limited(LIMIT)
+    adapter.after_commit(hooked.append)
+
+    with limited:
+        done = limited.send(KEY, "pay")
+
+    assert (hooked, limited.lines is adapter.lines, limited.engine is adapter.engine) == ([done], True, True)
+    assert adapter.load(KEY).version == 2
