@@ -12,21 +12,35 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Connection, Engine, String, bindparam, event, func, literal, select, text, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import StaticPool
 from statemachine import State, StateMachine
 
 from statelatch import ConnectionFailureError, MachineMapping, OutcomeUnknownError, PersistenceAdapter
 from statelatch.columns import TransitionColumns, UTCDateTime, now, state_text
 from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import Phase
-from statelatch.lines import CoreLine, CursorLine, Lines
+from statelatch.lines import CoreLine, CursorLine, FreshLine, Lines
 from statelatch.prepared import Prepared
 from tests.databases import administrator, kill_connections, on, pooled
 
@@ -422,3 +436,30 @@ def test_a_forked_process_has_lines_of_its_own(by_url: PersistenceAdapter) -> No
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_fresh_line_is_made_for_one_transaction(adapter: PersistenceAdapter) -> None:
+    """It is no connection of the pool's, and it is closed when the transaction is over, as well as when it fails."""
+    engine = sending(adapter)
+    opened: list[Any] = []
+    closed: list[Any] = []
+    event.listen(engine, "connect", lambda connection, _: opened.append(connection))  # pyright: ignore
+    event.listen(engine, "close", lambda connection, _: closed.append(connection))  # pyright: ignore
+    command = Execute(((adapter.statements.load, {"latch_key_0": 1}),), fresh=True)
+
+    for broken in (False, True):
+        with suppress(ZeroDivisionError), adapter.lines.line_for(command) as line:
+            line.begin(several=False)
+            assert line.execute(*command.statements[0]).matched == 1
+            assert 1 / (not broken)
+
+    assert (len(opened), opened) == (2, closed)
+    with adapter.lines.line_for(command) as line:
+        assert type(line) is FreshLine
+
+
+def test_a_database_in_memory_has_no_second_connection() -> None:
+    """To ask on a new one would be to ask another database."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    adapter = PersistenceAdapter(engine, MAPPING)
+    assert type(adapter.lines.line_for(Execute((), fresh=True))) is not FreshLine

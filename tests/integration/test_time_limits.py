@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import URL, Engine, event, text
 
 from statelatch import ConnectionFailureError, OutcomeUnknownError, PersistenceAdapter, RequestError
 from statelatch.errors import Phase
@@ -60,11 +60,14 @@ def test_a_lock_is_given_up_in_time(engine: Engine, path: str) -> None:
     """Somebody holds the row for longer: the limit ends the statement, nothing is written, and the engine goes on."""
     adapter = order_adapter(engine, PATHS[path])
     adapter.create(tenant="acme", number=7, paid=True)
+    updates: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _connection, _cursor, sql, *_: updates.append(sql))  # pyright: ignore
     begun = time.monotonic()
 
     with locked(engine.url), pytest.raises(ConnectionFailureError) as caught:
         adapter.limited(LIMIT).send(KEY, "pay")
 
+    assert len([sql for sql in updates if sql.startswith("UPDATE")]) == 1, "there was no time for another try"
     assert LIMIT / 2 < time.monotonic() - begun < PROMPT
     assert (type(caught.value), stored_order(engine)["version"]) == (ConnectionFailureError, 1)
     assert adapter.limited(LIMIT).send(KEY, "pay").version == 2
@@ -86,6 +89,22 @@ def test_a_lock_in_autocommit_is_given_up_in_time(adapter: PersistenceAdapter) -
     else:
         assert adapter.send(KEY, "pay").version == 2
     assert stored_order(adapter.engine)["version"] == 2
+
+
+@on("postgresql", "mariadb")
+def test_a_connection_of_its_own_is_given_up_by_the_server(engine: Engine) -> None:
+    """It is told limits, and says itself that they are reached: nothing of the statement is left to be done later."""
+    adapter = order_adapter(engine)
+    adapter.create(tenant="acme", number=7, paid=True)
+    seconds = 2.0  # MariaDB counts whole ones
+
+    with locked(engine.url), adapter.limited(seconds).reconnected() as anew:
+        with pytest.raises(ConnectionFailureError) as caught:
+            anew.send(KEY, "pay")
+        origin: Any = getattr(caught.value.__cause__, "orig", None)
+
+    assert getattr(origin, "sqlstate", None) in {"55P03", "57014"} or origin.args[0] in {1205, 1969}
+    assert stored_order(engine)["version"] == 1
 
 
 @on("postgresql", "mariadb")

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateMachine
@@ -24,6 +24,7 @@ from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import Phase
 from statelatch.faults import Overtaken, ReadOnly
 from statelatch.plans import create, send, verify
+from statelatch.prepared import Prepared
 from statelatch.statements import Statements
 from tests.unit.test_plans import AWAY, BUSY, NOTHING, NOW, OTHER, TOKEN, Script, outcome, sql
 
@@ -73,6 +74,14 @@ class Switch(StateMachine):
     shatter = on.to(broken) | off.to(broken)
 
 
+class WatchedSwitch(Switch):
+    """The same, with Python in every transition."""
+
+    def after_transition(self) -> None:
+        """Look on."""
+
+
+WATCHED = Statements(MachineMapping(machine=WatchedSwitch, entity=Lamp), sqlite.dialect())
 PLAIN = Statements(MachineMapping(machine=Switch, entity=Lamp), sqlite.dialect())
 LOGGED = Statements(MachineMapping(machine=Switch, entity=Lamp, log=LampLog), sqlite.dialect())
 OF_NAMED = Statements(MachineMapping(machine=Switch, entity=Named), sqlite.dialect())
@@ -87,6 +96,19 @@ def entry(version: int, source: str, target: str, token: UUID = TOKEN) -> Reply:
     """An entry of the log."""
     values = {"version": version, "event": "flip", "source": source, "target": target, "token": token}
     return Reply(1, [{"key": 7, **values, "at": NOW, "actor": None, "data": None}])
+
+
+def read(state: str, version: int) -> Reply:
+    """The row as an interpreted event reads it."""
+    return Reply(1, [{"id": 7, "state": state, "version": version, "transition_token": OTHER}])
+
+
+class Answering(Script):
+    """Replies that depend on what was sent."""
+
+    def _reply(self, command: Any) -> object:
+        reply = super()._reply(command)
+        return reply(self) if callable(reply) else reply
 
 
 def is_fresh(script: Script, number: int) -> bool:
@@ -126,6 +148,48 @@ def test_what_has_not_landed_is_sent_again(event: str, version: int | None, foun
     assert [again.token, *again.statements[0][1].values()] == [first.token, *first.statements[0][1].values()]
     assert script.kinds == ["UPDATE", "SELECT", "UPDATE"]
     assert "transition_token NOT IN" in sql(again.statements[0][0])
+
+
+def test_the_second_try_is_kept_off_a_row_that_has_the_first_one_s_token() -> None:
+    """Also if the token was made by the call itself, and not given."""
+    mine = lambda script: outcome("on", 2, script.transaction(0).token)  # noqa: E731  # pyright: ignore
+    script = Answering(LOST, outcome("fresh", 1, OTHER), mine)  # pyright: ignore
+
+    script.run(send(PLAIN, 7, "begin", expected_version=None, token=None, params={}))
+
+    tries = [sql(script.transaction(number).statements[0][0]) for number in (0, 2)]
+    assert ["transition_token NOT IN" in each for each in tries] == [False, True]
+
+
+def test_an_interpreted_event_knows_what_it_was_based_on() -> None:
+    """It has read the version, so that even in a state to which one comes back it is told that nothing has landed."""
+    script = Script(read("on", 4), LOST, outcome("on", 4, OTHER), read("on", 4), outcome("off", 5, TOKEN))
+    assert script.run(sent("flip", statements=WATCHED)).version == 5
+    assert script.kinds == ["SELECT", "FIRE", "UPDATE", "SELECT", "SELECT", "FIRE", "UPDATE"]
+
+    with pytest.raises(Overtaken) as caught:
+        Script(read("on", 4), LOST, outcome("on", 6, OTHER)).run(sent("flip", statements=WATCHED))
+    assert caught.value.expected_version == 4
+
+
+def test_what_a_callback_could_not_find_out_is_not_this_call_s() -> None:
+    """A callback that sends an event of its own, whose outcome is unknown: it is told, and nothing is asked for it."""
+
+    class Nested(Switch):
+        def on_flip(self) -> None:
+            raise LOST
+
+    nested = Statements(MachineMapping(machine=Nested, entity=Lamp), sqlite.dialect())
+    with pytest.raises(OutcomeUnknownError) as caught:
+        Answering(read("on", 4)).run(sent("flip", statements=nested))
+    assert caught.value is LOST
+
+
+@pytest.mark.parametrize("statement", [PLAIN.reread_locked, PLAIN.load_locked])
+def test_whoever_still_writes_the_row_is_waited_for(statement: Prepared) -> None:
+    """What is asked, locks: an old session may be about to commit."""
+    clause: Any = statement.statement
+    assert str(clause.compile(dialect=postgresql.dialect())).endswith("FOR UPDATE")
 
 
 @pytest.mark.parametrize(
@@ -256,14 +320,6 @@ def row(script: Script, version: int = 1, token: UUID | None = None, **values: o
     written = script.transaction(0)
     columns = {"id": written.key, "state": "fresh", "version": version, "transition_token": token or written.token}
     return Reply(1, [{**columns, **values}])
-
-
-class Answering(Script):
-    """Replies that depend on what was sent."""
-
-    def _reply(self, command: Any) -> object:
-        reply = super()._reply(command)
-        return reply(self) if callable(reply) else reply
 
 
 def duplicate() -> IntegrityError:
