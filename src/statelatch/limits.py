@@ -170,7 +170,10 @@ def _in_time(work: Callable[[], T], seconds: float, discard: Callable[[T], objec
             else:
                 discard(made)
 
-    threading.Thread(target=run, name="statelatch-connect", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="statelatch-connect", daemon=True).start()
+    except RuntimeError:  # no thread is to be had: better without a limit than not at all
+        return work()
     try:
         return future.result(seconds)
     except FutureTimeoutError:
@@ -250,8 +253,10 @@ class _Watchdog:
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), strike))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="statelatch-watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="statelatch-watchdog", daemon=True)
+                with suppress(RuntimeError):  # no thread is to be had: the next call tries again
+                    thread.start()
+                    self._thread = thread
             if self._due[0][2] is strike:
                 self._changed.notify()
 
