@@ -1,11 +1,22 @@
-"""Fixtures of the runs: a database with their table, and a manager on it."""
+"""Fixtures of the runs: a database with their table, and a manager on it; and how an engine commits."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine
 
 from statelatch.runs import RunManager, create_tables
+from tests.heard import WAYS
+from tests.orders import KEY, order_adapter
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where commands keep their database and their spool unless they are told otherwise: not the developer's own."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "statelatch"
 
 
 @pytest.fixture
@@ -36,3 +47,16 @@ def manager(runs_engine: Engine) -> Generator[RunManager]:
     manager = RunManager(runs_engine, heartbeat=9.0)
     yield manager
     manager.shutdown(cancel=True)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """How the engine commits, a key of `WAYS`."""
+    return request.param
+
+
+@pytest.fixture
+def orders(engine: Engine) -> Engine:
+    """An engine of a bystander's, on a database with one order, at version 1."""
+    order_adapter(engine).create(tenant=KEY[0], number=KEY[1], paid=True)
+    return engine

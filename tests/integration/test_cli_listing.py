@@ -169,7 +169,7 @@ def test_default_database(call: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
     assert completed("run", "--", "true")[0] == 0
     assert call("runs")[0] == 0
-    assert [file.name for file in tmp_path.rglob("*.db")] == ["runs.db"]
+    assert sorted(file.name for file in tmp_path.rglob("*.db")) == ["runs.db", "spool.db"]
 
     monkeypatch.setenv("STATELATCH_DB", f"sqlite:///{tmp_path / 'other.db'}")
     assert completed("run", "--", "true")[0] == 0

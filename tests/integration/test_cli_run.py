@@ -226,16 +226,18 @@ def test_impossible_key(db: str) -> None:
 
 @pytest.mark.parametrize(("code", "said"), [(3, "not failed"), (0, "not completed: no such table: statelatch_runs")])
 def test_unsaved(db: str, tmp_path: Path, code: int, said: str) -> None:
-    """The last word cannot be saved → a warning on stderr; the exit code is the command's all the same."""
+    """The end cannot be saved, nor kept → warnings on stderr; the exit code is the command's all the same."""
     script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('ALTER TABLE statelatch_runs RENAME TO away')"
     place = str(tmp_path / "runs.db")
     command = [sys.executable, "-c", f"{script}; sys.exit({code})", place]
-    given, _, err = completed("run", "-q", "--db", db, "--", *command)
+    nowhere = {"XDG_STATE_HOME": "/dev/null"}
+    given, _, err = completed("run", "-q", "--db", db, "--", *command, environment=nowhere)
     with closing(sqlite3.connect(place)) as connection:
         connection.execute("ALTER TABLE away RENAME TO statelatch_runs")  # fails if it had not gone away
-    warning, last = err.decode().splitlines()
+    first, warning, last = err.decode().splitlines()
 
     assert (given, only(db).status) == (code, "running")
+    assert "Not a directory: '/dev/null/statelatch'; without it, the end of a run" in first
     assert "could not be saved, no connection answered" in warning
     assert last == f"statelatch: run {only(db).id}: its row was left as it is, {said}"
 

@@ -15,6 +15,7 @@ from tests.command_line import (
     FAMILY,
     STUBBORN,
     catches,
+    completed,
     ended,
     eventually,
     in_terminal,
@@ -145,8 +146,8 @@ def test_signal_while_the_database_is_waited_for(db: str, tmp_path: Path) -> Non
     assert (code, err.decode(), rows(db), (tmp_path / "started").exists()) == (130, said, [], False)
 
 
-def test_last_word_is_given_up(db: str, tmp_path: Path) -> None:
-    """The command is over, its last word cannot be written, and a second signal comes → said so; its exit code."""
+def test_last_word_is_given_up(db: str, tmp_path: Path, state_folder: Path) -> None:
+    """The command is over, its end cannot be written, and a second signal comes → kept, and said so; its exit code."""
     with launched("run", "-q", "--db", db, "--", "sh", "-c", "echo $$; read -r line; exit 3") as process:
         (command,) = pids(line_of(process))
         with closing(sqlite3.connect(tmp_path / "runs.db")) as other:
@@ -160,9 +161,11 @@ def test_last_word_is_given_up(db: str, tmp_path: Path) -> None:
             code, _, err = ended(process)
             other.rollback()
 
-    said = "its end could not be saved, and its row was left as it is: the database did not answer"
+    said = f"its end is kept in {state_folder / 'spool.db'}; `statelatch recover --db URL` writes it"
     assert (code, err.decode()) == (3, f"statelatch: run {only(db).id}: {said}\n")
     assert only(db).status == "running"
+    assert completed("recover", "--db", db)[0] == 0
+    assert (only(db).status, only(db).error) == ("failed", "exit code 3")
 
 
 def test_signals_for_the_command(db: str) -> None:

@@ -43,7 +43,7 @@ def test_a_start_whose_outcome_is_unknown_is_cancelled(runs_engine: Engine) -> N
     lost, outage = LostCommit(runs_engine, landed=True), Outage(runs_engine)
 
     def back_again(*_: object) -> None:
-        if outage.refused >= 2:
+        if outage.refused >= 4:
             outage.end()
 
     event.listen(runs_engine, "do_connect", back_again, insert=True)
@@ -54,7 +54,7 @@ def test_a_start_whose_outcome_is_unknown_is_cancelled(runs_engine: Engine) -> N
             manager.start(nothing, key="k")
         (row,) = everything(runs_engine)
 
-        assert (lost.strikes, outage.refused) == (1, 2)
+        assert (lost.strikes, outage.refused) == (1, 4)
         assert (row.status, row.active_key) == ("cancelled", None)
 
 

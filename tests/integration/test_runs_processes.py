@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import URL, Engine, inspect
 
 from statelatch.runs import Finalized, Outcome, RunManager
-from tests.runs import PATIENCE, everything, stored
-
-BEGINNING = """
-import json, sys, threading, time
-from statelatch.engines import open_engine
-from statelatch.errors import ActiveRunExistsError
-from statelatch.runs import RunManager, create_tables, current_run
-
-def say(**values):
-    print(json.dumps(values, default=str), flush=True)
-
-url = sys.argv[1]
-"""
+from tests.processes import process
+from tests.runs import everything, stored
 
 START_AT_ONCE = """
 done = threading.Event()
@@ -90,45 +74,6 @@ with RunManager(engine) as manager:
     say(state=manager.start(max, 1, 2).wait(20).state)
 engine.dispose()
 """
-
-
-class Process:
-    """Another Python that says what it does, a line of JSON at a time."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def hear(self) -> dict[str, Any]:
-        """The next that it says."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"it ended with {self._process.wait()}"
-        return json.loads(line)
-
-    def go(self) -> None:
-        """Let it go on."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
-
-    def end(self, code: int = 0) -> None:
-        """Wait for its end, with this exit code."""
-        assert self._process.wait(PATIENCE) == code
-
-
-@contextmanager
-def process(script: str, url: URL) -> Generator[Process]:
-    """Run this script in a process of its own, which does not outlive the test."""
-    command = [sys.executable, "-c", BEGINNING + script, url.render_as_string(hide_password=False)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
-        try:
-            yield Process(started)
-        finally:
-            started.kill()
 
 
 def test_two_processes_with_one_key_start_one_run(runs_engine: Engine, database_url: URL) -> None:

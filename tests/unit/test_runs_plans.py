@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from statelatch.commands import Applied, Execute, Plan, Reply
+from statelatch.commands import Applied, Execute, Pause, Plan, Reply
 from statelatch.errors import (
     ActiveRunExistsError,
     ConnectionFailureError,
@@ -29,7 +29,8 @@ from statelatch.errors import (
 from statelatch.faults import Contention
 from statelatch.records import Transitioned
 from statelatch.runs import Cancellation, Finalized, Outcome, Progress, run_mapping
-from statelatch.runs.plans import Answer, Beat, beat, cancel, cancel_own, create, finalized, through
+from statelatch.runs.last_word import LastWord
+from statelatch.runs.plans import Answer, Beat, beat, cancel, cancel_own, create, finalized, left_in_spool, through
 from statelatch.runs.statements import RunStatements
 from statelatch.statements import Statements
 
@@ -72,7 +73,7 @@ def play(plan: Plan[Any], answers: Answers) -> tuple[Any, list[Any]]:
     try:
         command = next(plan)
         while True:
-            if isinstance(command, Applied):
+            if isinstance(command, Applied | Pause):
                 command = plan.send(None)
                 continue
             assert isinstance(command, Execute)
@@ -172,6 +173,22 @@ def test_unwrap_raises_what_is_unknown_else_the_first(failures: tuple[Exception,
     assert raised.value is expected
 
 
+OUTAGES: list[tuple[Answer[str], bool]] = [
+    (Answer(None, failures=(NO_ANSWER,)), True),
+    (Answer(None, failures=(NO_ANSWER, UNKNOWN)), True),
+    (Answer(None, failures=(NO_ANSWER, ValueError())), False),  # one was there, and could not do this
+    (Answer("primary", result="r"), False),
+    (Answer("fallback 1", result="r", failures=(NO_ANSWER,)), False),
+    (Answer("primary", refusal=REFUSED), False),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), OUTAGES, ids=range(len(OUTAGES)))
+def test_an_outage_is_one_of_all(answer: Answer[str], expected: bool) -> None:
+    """Only if no connection answered, for whatever reason of its own, would nobody answer anything else either."""
+    assert answer.is_outage is expected
+
+
 # -- finalized: what an answer means --------------------------------------------------------------------
 
 MEANINGS: list[tuple[Answer[Transitioned], Outcome, str | None, int | None, str | None, str | None]] = [
@@ -202,6 +219,41 @@ def test_finalized_tells_what_the_database_holds(
 def test_finalized_keeps_the_function_s_own_error() -> None:
     """A failed run that could not be saved tells why the function failed, not why the database did not answer."""
     assert finalized(RUN, "failed", Answer(None, failures=(NO_ANSWER,)), "disk full").error == "disk full"
+
+
+def test_finalized_tells_what_was_kept() -> None:
+    """In the spool: spooled, and why; what a connection took or refused is not."""
+    nobody: Answer[Transitioned] = Answer(None, failures=(NO_ANSWER,))
+    refused: Answer[Transitioned] = Answer("primary", refusal=STALE)
+    spooled = finalized(RUN, "completed", nobody, None, kept=True)
+
+    assert (spooled.outcome, spooled.via, spooled.state, spooled.version) == (Outcome.SPOOLED, "spool", None, None)
+    assert spooled.error == "d did not answer (connect): refused. Nothing was written; try another connection."
+    assert finalized(RUN, "failed", nobody, "disk full", kept=True).error == "disk full"
+    assert finalized(RUN, "completed", refused, None, kept=False).outcome is Outcome.NO_OP
+
+
+# -- left in the spool -------------------------------------------------------------------------------------
+
+WORD = LastWord(
+    run_id=RUN, event="fail", token=TOKEN, worker="w", params={}, target="failed", error="the function's own"
+)
+LEFT: list[tuple[Answer[Transitioned], str | None]] = [
+    (Answer("primary", result=APPLIED), None),
+    (Answer("primary", refusal=REFUSED), None),
+    (Answer("primary", refusal=STALE), None),
+    (Answer("primary", refusal=MISSING), str(MISSING)),
+    (Answer(None, failures=(NO_ANSWER, ValueError("not this one"))), "not this one"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reason"), LEFT, ids=range(len(LEFT)))
+def test_what_stays_in_the_spool_is_told_with_the_reason(answer: Answer[Transitioned], reason: str | None) -> None:
+    """A row that is not there and a write that failed settle nothing; what was applied or refused is settled."""
+    left = left_in_spool(WORD, answer)
+
+    assert (left and left.error) == reason
+    assert left is None or (left.outcome, left.via, left.target) == (Outcome.SPOOLED, "spool", "failed")
 
 
 # -- create -----------------------------------------------------------------------------------------------

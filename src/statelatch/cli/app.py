@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from statelatch.cli.demo import demo
 from statelatch.cli.diagram import diagram
 from statelatch.cli.listing import cancel, runs, show
+from statelatch.cli.recover import recover
 from statelatch.cli.run import run
 from statelatch.cli.terminal import (
     STANDARD_OUTPUT,
@@ -34,6 +35,7 @@ from statelatch.cli.terminal import (
     spell_out_what_has_no_code,
 )
 from statelatch.errors import ConnectionFailureError, NotAppliedError, StatelatchError
+from statelatch.runs import SpoolError
 
 __all__ = ["app", "run_app"]
 
@@ -47,7 +49,7 @@ OF_WRITING = {errno.ENOSPC, errno.EFBIG, errno.EIO}
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 app.command(context_settings={"allow_interspersed_args": False})(run)
-for command in (runs, show, cancel, demo, diagram):
+for command in (runs, show, cancel, recover, demo, diagram):
     app.command()(command)
 
 
@@ -75,7 +77,7 @@ def run_app() -> None:
             app()
         finally:
             flush_output()
-    except (NotAppliedError, ConnectionFailureError) as error:
+    except (NotAppliedError, ConnectionFailureError, SpoolError) as error:
         _end(error, REFUSED)
     except StatelatchError as error:
         _end(error, WRONG_USAGE)

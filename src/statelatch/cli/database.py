@@ -13,7 +13,6 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
-from urllib.parse import unquote
 
 import platformdirs
 import typer
@@ -25,6 +24,7 @@ from statelatch.adapter import PersistenceAdapter
 from statelatch.cli.terminal import say
 from statelatch.errors import ConfigurationError, Phase, RequestError, StatelatchError
 from statelatch.runs import create_tables, run_mapping
+from statelatch.runs.connections import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -95,7 +95,7 @@ def existing(given: str | None) -> Generator[PersistenceAdapter]:
         Exception: as `opened`.
     """
     url = _url(given)
-    file = _file(url)
+    file = file_of(url)
     if file is not None and not os.path.lexists(file):  # a link to nowhere is an error, not an absence
         _absent(f"{file}: there is no such database; `statelatch run` makes one")
     with _adapter(url) as adapter:
@@ -136,14 +136,6 @@ def _url(given: str | None) -> URL:
             f"expected for instance {SYNCHRONOUS.get(url.get_backend_name(), url.get_backend_name())}://"
         )
     return url
-
-
-def _file(url: URL) -> Path | None:
-    """The file of an SQLite database; None if it is another one, or in memory."""
-    name = url.database or ""
-    if url.get_backend_name() != "sqlite" or not name or ":memory:" in name or url.query.get("mode") == "memory":
-        return None
-    return Path(unquote(name.removeprefix("file:"))) if name.startswith("file:") else Path(name)
 
 
 def _folder() -> Path:

@@ -8,12 +8,13 @@ database does not: a signal that finds no command gives up on the database, whic
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -21,13 +22,16 @@ import typer
 from statelatch.cli.database import DatabaseOption, is_named, opened
 from statelatch.cli.process import GRACE, ChildProcess, adopt_orphans
 from statelatch.cli.signals import Signals
+from statelatch.cli.spool import SpoolOption, manager_with, spool_file
 from statelatch.cli.terminal import log_to_stderr, say
 from statelatch.errors import ActiveRunExistsError, RequestError
-from statelatch.runs import Finalized, Outcome, RunCancelled, RunManager, current_run
+from statelatch.runs import Finalized, Outcome, RunCancelled, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
+
+    from statelatch.runs import RunManager
 
 __all__ = ["CommandFailed", "run"]
 
@@ -57,6 +61,7 @@ def run(
         str | None, typer.Option(metavar="NAME", help="For people. Default: the command's name.", show_default=False)
     ] = None,
     db: DatabaseOption = None,
+    spool: SpoolOption = None,
     grace: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between the request to stop and SIGKILL.")
     ] = GRACE,
@@ -68,7 +73,8 @@ def run(
 
     The run ends completed, failed or cancelled, and that is written once. The command's input and output are its
     own; statelatch says a few lines on stderr. If it fails, the last lines of its stderr become the run's error
-    text. The command line is kept in the run's row.
+    text. The command line is kept in the run's row. If the database does not answer at the end, that end is kept in
+    a file, the spool, and `statelatch recover` writes it later.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGQUIT and `statelatch cancel` ask the command and all processes in its group to stop,
     and kill them after --grace seconds; a second Ctrl-C kills them at once. Processes that the command leaves
@@ -99,7 +105,7 @@ def run(
         raise RequestError(f"--grace: expected 0 to {LONGEST_GRACE} seconds, found {grace}; nothing was written")
     is_named(db)
     log_to_stderr()
-    manner = Manner(db=db, key=key, name=name or _name_of(command), grace=grace, quiet=quiet)
+    manner = Manner(db=db, spool=spool, key=key, name=name or _name_of(command), grace=grace, quiet=quiet)
     child = ChildProcess(grace=grace, buries=adopt_orphans())
     raise typer.Exit(_attended(Attempt(command=command, manner=manner, child=child)))
 
@@ -109,6 +115,7 @@ class Manner:
     """How a command is to be run."""
 
     db: str | None
+    spool: Path | None
     key: str | None
     name: str | None
     grace: float
@@ -117,12 +124,13 @@ class Manner:
 
 @dataclass(kw_only=True)
 class Attempt:
-    """A command on its way, and the id of its run, once it is known."""
+    """A command on its way, and its run and who runs it, once they are known."""
 
     command: Sequence[str]
     manner: Manner
     child: ChildProcess
     run_id: UUID | None = None
+    manager: RunManager | None = None
 
 
 def _attended(attempt: Attempt) -> int:
@@ -141,7 +149,8 @@ def _attended(attempt: Attempt) -> int:
 
 def _run(attempt: Attempt) -> int:
     manner, child = attempt.manner, attempt.child
-    with opened(manner.db) as adapter, RunManager(adapter) as manager:
+    with opened(manner.db) as adapter, manager_with(adapter, manner.spool) as manager:
+        attempt.manager = manager
         work = partial(_work, child)
         try:
             handle = manager.start(work, key=manner.key, name=manner.name, command=attempt.command)
@@ -184,9 +193,13 @@ def _give_up(over: threading.Event) -> None:
 
 def _end_at_once(attempt: Attempt) -> NoReturn:
     """End the process with the threads that wait for the database; what they had begun there is rolled back."""
-    what = "its end could not be saved" if attempt.child.begun else "the command was not started"
-    run = f"run {attempt.run_id}: {what}, and its row was left as it is" if attempt.run_id else what
-    say(f"{run}: the database did not answer", waits=False)
+    kept = attempt.manager.keep_pending() if attempt.manager else []
+    if attempt.run_id in kept:
+        say(f"run {attempt.run_id}: {_kept(attempt.manner, 'its end')}", waits=False)
+    else:
+        what = "its end could not be saved" if attempt.child.begun else "the command was not started"
+        run = f"run {attempt.run_id}: {what}, and its row was left as it is" if attempt.run_id else what
+        say(f"{run}: the database did not answer", waits=False)
     os._exit(_exit_code(attempt.child, cancelled=True))
 
 
@@ -203,12 +216,21 @@ def _report(said: Finalized, child: ChildProcess, manner: Manner) -> None:
         case Outcome.UNSAVED:
             cause = "" if said.target == "failed" else f": {said.error}"  # of a failure the error is the command's
             tell(f"run {said.run_id}: its row was left as it is, not {said.target}{cause}")
+        case Outcome.SPOOLED:
+            tell(f"run {said.run_id}: {_kept(manner, said.target)}")
         case Outcome.NO_OP if said.state != said.target:
             tell(f"run {said.run_id} has ended meanwhile as {said.state}; {said.target} was not written")
         case _ if said.state == "cancelled" and not manner.quiet:
             tell(f"run {said.run_id} was cancelled", dim=True)
         case _:
             pass
+
+
+def _kept(manner: Manner, end: str) -> str:
+    """Where an end is, and how it is written; without the database's URL, which may hold a password."""
+    db = "" if manner.db is None else " --db URL"
+    spool = "" if manner.spool is None else f" --spool {shlex.quote(str(manner.spool))}"
+    return f"{end} is kept in {spool_file(manner.spool)}; `statelatch recover{db}{spool}` writes it"
 
 
 def _exit_code(child: ChildProcess, *, cancelled: bool) -> int:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from statelatch.runs import RunColumns
+    from statelatch.runs import Finalized, RunColumns
 
-__all__ = ["STYLES", "duration", "many_runs", "one_run", "short_id"]
+__all__ = ["STYLES", "duration", "many_ends", "many_runs", "one_run", "short_id"]
 
 STYLES = {"pending": "yellow", "running": "cyan", "completed": "green", "failed": "red", "cancelled": "magenta"}
+OUTCOME_STYLES = {"applied": "green", "no-op": "yellow", "spooled": "red"}
 
 WIDE = 140
 """Columns from which on nothing needs to be shortened."""
@@ -33,8 +34,12 @@ HEADERS = {
     True: ("id", "key", "name", "state", "version", "attempt", "created", "duration", "progress", "error"),
     False: ("id", "key", "name", "state", "ver", "try", "created", "took", "done", "error"),
 }
-NUMBERS = range(4, 9)
-"""The columns that are set to the right, `created` apart."""
+END_HEADERS = {
+    True: ("id", "end", "outcome", "state", "version", "via", "error"),
+    False: ("id", "end", "outcome", "state", "ver", "via", "error"),
+}
+NUMBERS = {"version", "ver", "attempt", "try", "duration", "took", "progress", "done"}
+"""The columns that are set to the right."""
 
 
 def many_runs(runs: Sequence[RunColumns], width: int) -> Table:
@@ -45,12 +50,26 @@ def many_runs(runs: Sequence[RunColumns], width: int) -> Table:
         width: columns that there are; below `WIDE` ids and times are short.
     """
     wide, now = width >= WIDE, datetime.now(UTC)
-    rows = [_row(run, now, wide=wide) for run in runs]
+    return _table(HEADERS[wide], [_row(run, now, wide=wide) for run in runs], width)
+
+
+def many_ends(ends: Sequence[Finalized], width: int) -> Table:
+    """A table with one line an end of a run: what it was to be, what became of it, and why.
+
+    Args:
+        ends: in the order in which they are shown.
+        width: columns that there are; below `WIDE` ids are short.
+    """
+    wide = width >= WIDE
+    return _table(END_HEADERS[wide], [_end_row(end, wide=wide) for end in ends], width)
+
+
+def _table(names: Sequence[str], rows: Sequence[list[Text]], width: int) -> Table:
+    """One line a row; what does not fit is cut off the last column."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for number, name in enumerate(HEADERS[wide]):
-        right = number in NUMBERS and name != "created"
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    room = max(SHORTEST_ERROR, width - _taken([[text(name) for name in HEADERS[wide]], *rows]))
+    for name in names:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+    room = max(SHORTEST_ERROR, width - _taken([[text(name) for name in names], *rows]))
     for row in rows:
         row[-1].truncate(room, overflow="ellipsis")
         table.add_row(*row)
@@ -77,6 +96,18 @@ def _row(run: RunColumns, now: datetime, *, wide: bool) -> list[Text]:
         text(duration(run, now)),
         text(_progress(run)),
         text(run.error or ""),
+    ]
+
+
+def _end_row(end: Finalized, *, wide: bool) -> list[Text]:
+    return [
+        text(end.run_id if wide else short_id(end.run_id)),
+        text(end.target, STYLES.get(end.target, "")),
+        text(end.outcome, OUTCOME_STYLES.get(end.outcome, "")),
+        text(end.state, STYLES.get(end.state or "", "")),
+        text(end.version),
+        text(end.via),
+        text(end.error or ""),
     ]
 
 

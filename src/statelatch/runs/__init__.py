@@ -7,6 +7,7 @@ from statelatch.runs.manager import RunManager
 from statelatch.runs.model import Run, RunColumns, run_mapping
 from statelatch.runs.records import Cancellation, Finalized, LogLine, Outcome, Progress, RunEvent, Started
 from statelatch.runs.schema import create_tables
+from statelatch.runs.spool import SpoolError
 from statelatch.runs.subscriptions import Subscription
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RunHandle",
     "RunLifecycle",
     "RunManager",
+    "SpoolError",
     "Started",
     "Subscription",
     "create_tables",

@@ -13,7 +13,7 @@ from statelatch.runs.model import KEY_LENGTH
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["beats", "check_executor", "check_limit", "check_start", "check_text", "name_of"]
+__all__ = ["beats", "check_executor", "check_limit", "check_start", "check_text", "check_time_limit", "name_of"]
 
 LONGEST_LEASE = 10 * 366 * 24 * 60 * 60
 """Seconds, ten years: what every database can add to its clock, and every thread can wait."""
@@ -39,6 +39,16 @@ def beats(lease: object, heartbeat: object) -> float:
     if not 0 < interval < lease <= LONGEST_LEASE:
         raise RequestError(f"{expected}, found heartbeat {interval} and lease {lease}")
     return interval
+
+
+def check_time_limit(seconds: object) -> None:
+    """Refuse a time limit that is none.
+
+    Raises:
+        RequestError: not above 0, endless, or no number.
+    """
+    if not (_is_seconds(seconds) and 0 < seconds <= LONGEST_LEASE):
+        raise RequestError(f"time_limit: expected 0 < seconds <= {LONGEST_LEASE}, found {seconds!r}")
 
 
 def check_executor(executor: Executor) -> None:

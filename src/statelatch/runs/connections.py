@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Engine
 
@@ -13,7 +15,7 @@ from statelatch.engines import is_in_memory
 from statelatch.errors import ConfigurationError
 from statelatch.runs.lifecycle import RunLifecycle
 from statelatch.runs.model import RunColumns
-from statelatch.runs.plans import Answer, through
+from statelatch.runs.plans import Answer, cancel_own, through
 from statelatch.runs.statements import RunStatements
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from statelatch.commands import Plan
     from statelatch.mapping import MachineMapping
     from statelatch.records import Transitioned
+    from statelatch.runs.last_word import LastWord
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "file_of"]
 
 Result = TypeVar("Result")
 Source = PersistenceAdapter | Engine | URL | str
@@ -40,12 +43,20 @@ class Connections:
         fallbacks: tried in order after the primary, and after the primary anew.
         mapping: makes the mapping for what is no adapter yet.
         batch: whether events that are sent at the same time go over the primary together.
+        time_limit: seconds for each transaction.
     """
 
     def __init__(
-        self, primary: Source, fallbacks: Sequence[Source], mapping: Callable[[], MachineMapping], *, batch: bool
+        self,
+        primary: Source,
+        fallbacks: Sequence[Source],
+        mapping: Callable[[], MachineMapping],
+        *,
+        batch: bool,
+        time_limit: float,
     ) -> None:
         self._own: list[PersistenceAdapter] = []
+        self._time_limit = time_limit
         self.primary = self._adapter(primary, mapping)
         self._adapters = {PRIMARY: self.primary, RECONNECTED: self.primary}
         for number, source in enumerate(fallbacks, start=1):
@@ -57,6 +68,12 @@ class Connections:
     def vias(self) -> tuple[str, ...]:
         """Their names, in the order in which they are tried."""
         return tuple(self._adapters)
+
+    @property
+    def files(self) -> set[Path]:
+        """Those of SQLite databases."""
+        files = {file_of(adapter.lines.engine.url) for adapter in self._adapters.values()}
+        return {file.resolve() for file in files if file is not None}
 
     @property
     def is_here(self) -> bool:
@@ -84,6 +101,12 @@ class Connections:
             return batcher.send(run_id, event, token=token, **params)
 
         return self._first(over)
+
+    def say(self, word: LastWord) -> Answer[Transitioned]:
+        """Write a run's last word over the first connection that answers."""
+        if word.event == "cancel":
+            return self.ask(lambda runs: cancel_own(runs, word.run_id, word.token, word.worker, word.params))
+        return self.send(word.run_id, word.event, word.token, {**word.params, "worker": word.worker})
 
     def close(self) -> None:
         """Write what is still collected, and close the connections that were made here."""
@@ -139,4 +162,12 @@ class Connections:
                 "runs are written from several threads, and a database in memory belongs to one connection; "
                 "use a file: sqlite:///runs.db"
             )
-        return adapter
+        return adapter.limited(self._time_limit)
+
+
+def file_of(url: URL) -> Path | None:
+    """The file of an SQLite database; None if it is another one, or in memory."""
+    name = url.database or ""
+    if url.get_backend_name() != "sqlite" or not name or ":memory:" in name or url.query.get("mode") == "memory":
+        return None
+    return Path(unquote(name.removeprefix("file:"))) if name.startswith("file:") else Path(name)

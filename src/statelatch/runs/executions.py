@@ -6,7 +6,7 @@ Rules:
 - It is forgotten when it is over and no thread is inside it any more. A run that was cancelled by force is over
   while its function goes on.
 - Once the manager is closing, no executor is given another run.
-- What could not be saved is remembered for a while: no row tells it.
+- What no connection took is remembered for a while, until it is written: no row tells it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["CLOSED", "Executions"]
 
 CLOSED = "this RunManager is shut down; start a new one"
 REMEMBERED = 1000
-"""Unsaved ends that are kept for those who subscribe later."""
+"""Ends that no row tells, kept for those who subscribe later."""
 
 
 class Executions:
@@ -87,12 +87,17 @@ class Executions:
         """How a run ended whose last word no connection took."""
         return self._unsaved.get(run_id)
 
+    def written(self, run_id: UUID) -> None:
+        """A run's last word has been written after all: its row tells it."""
+        with self._lock:
+            self._unsaved.pop(run_id, None)
+
     def __len__(self) -> int:
         """How many there are."""
         return len(self._known)
 
     def _remember(self, finalized: Finalized) -> None:
-        if finalized.outcome is not Outcome.UNSAVED:
+        if finalized.outcome not in {Outcome.SPOOLED, Outcome.UNSAVED}:
             return
         with self._lock:
             self._unsaved[finalized.run_id] = finalized

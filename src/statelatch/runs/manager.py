@@ -19,24 +19,24 @@ from statelatch.runs import arguments, endings, plans, worker
 from statelatch.runs.connections import Connections
 from statelatch.runs.execution import Execution
 from statelatch.runs.executions import CLOSED, Executions
+from statelatch.runs.finalizer import Finalizer
 from statelatch.runs.handle import RunHandle
 from statelatch.runs.heartbeat import Heartbeat
 from statelatch.runs.model import new_run_id, run_mapping
 from statelatch.runs.plans import of_cancelled, of_row
 from statelatch.runs.pulse import Pulse
+from statelatch.runs.reader import RunReader
+from statelatch.runs.records import Outcome
 from statelatch.runs.subscriptions import Subscriptions
 from statelatch.tokens import mint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from uuid import UUID
 
-    from statelatch.commands import Plan
     from statelatch.runs.connections import Source
-    from statelatch.runs.model import RunColumns
-    from statelatch.runs.records import Cancellation
-    from statelatch.runs.statements import RunStatements
+    from statelatch.runs.records import Cancellation, Finalized
     from statelatch.runs.subscriptions import Subscription
 
 __all__ = ["RunManager"]
@@ -44,7 +44,7 @@ __all__ = ["RunManager"]
 LARGEST_PARAMS = 2**16
 
 
-class RunManager:
+class RunManager(RunReader):
     """Runs functions as persisted runs. Threads may share it; use it as a context manager.
 
     Args:
@@ -54,14 +54,18 @@ class RunManager:
         lease: seconds for which a worker holds its run without a heartbeat.
         heartbeat: seconds between two heartbeats: how soon a cancel request of another process is seen, and
             how often progress is saved. By default a third of the lease, at most one second.
+        spool: path of a local file for last words that no connection takes, until `recover` writes them; made if it is
+            missing. Processes may share it. Without one such a word is lost, and its run `UNSAVED`.
+        time_limit: seconds after which a connection that does not answer is given up, and the next one tried: for each
+            transaction, connecting included.
         batch: whether runs that begin or end at the same time are written together over the primary, by a
             `Batcher`: worth its while for many short functions. A batch that is not answered is tried again run by run,
             as without. One row that somebody holds locked holds up the others, and so does a hook of the adapter, which
             must not wait for a run.
 
     Raises:
-        RequestError: no such lease or heartbeat, or an executor of processes.
-        ConfigurationError: a database that cannot hold runs.
+        RequestError: no such lease, heartbeat or time limit, or an executor of processes.
+        ConfigurationError: a database that cannot hold runs, or a spool that cannot be made or written.
     """
 
     def __init__(
@@ -72,19 +76,25 @@ class RunManager:
         executor: Executor | None = None,
         lease: float = 30.0,
         heartbeat: float | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        time_limit: float = 10.0,
         batch: bool = False,
     ) -> None:
         interval = arguments.beats(lease, heartbeat)
         if executor is not None:
             arguments.check_executor(executor)
-        self._connections = Connections(database, fallbacks, run_mapping, batch=batch)
+        arguments.check_time_limit(time_limit)
+        super().__init__(Connections(database, fallbacks, run_mapping, batch=batch, time_limit=time_limit))
+        self._finalizer = Finalizer(self._connections, spool)
         self._owns_executor = executor is None
         self._executor = ThreadPoolExecutor(thread_name_prefix="statelatch") if executor is None else executor
         self._subscriptions = Subscriptions()
         self._executions = Executions()
         self._pulse = Pulse(self._connections, self._executions, self._subscriptions, lease)
         self._heartbeat = Heartbeat(self._pulse.beat, interval)
-        self._terms = worker.Terms(lease=lease, retry=interval, closing=threading.Event())
+        self._terms = worker.Terms(
+            lease=lease, retry=interval, closing=threading.Event(), connections=self._connections
+        )
 
     # -- runs of this process -----------------------------------------------------------------------
 
@@ -147,7 +157,7 @@ class RunManager:
             future = self._executor.submit(self._work, execution, call)
         except Exception as error:
             execution.request_cancel()  # the executor may have taken it all the same
-            worker.finish(execution, endings.failed(error), self._connections)
+            worker.finish(execution, endings.failed(error), self._finalizer)
             raise
         future.add_done_callback(lambda done: self._fallen_out(execution, done))
 
@@ -170,7 +180,7 @@ class RunManager:
     def _work(self, execution: Execution, call: worker.Call) -> None:
         if execution.enter():
             try:
-                worker.work(execution, call, self._connections, self._terms)
+                worker.work(execution, call, self._finalizer, self._terms)
             finally:
                 execution.leave()
 
@@ -179,9 +189,9 @@ class RunManager:
         if execution.finalized.done():
             return
         if future.cancelled():
-            worker.finish(execution, endings.cancelled(), self._connections)
+            worker.finish(execution, endings.cancelled(), self._finalizer)
         elif error := future.exception():
-            worker.finish(execution, endings.failed(error), self._connections)
+            worker.finish(execution, endings.failed(error), self._finalizer)
 
     def _forget(self, execution: Execution) -> None:
         self._executions.forget(execution)
@@ -218,56 +228,37 @@ class RunManager:
             execution.request_cancel()
         return answer.unwrap()
 
-    def get(self, run_id: UUID) -> RunColumns:
-        """The run, read now; an instance of the mapped entity in no session.
+    def recover(self) -> list[Finalized]:
+        """Write the last words that the spool keeps, oldest first, over the connections as usual.
+
+        Call it when the database is back: at the start of a process, or now and then. Each word goes with the token
+        that it had from the beginning, so that one which had been written after all, or which another process
+        recovers at the same time, is written once.
+
+        Returns:
+            What became of each: `APPLIED`; `NO_OP` if the run had ended meanwhile, with the state that the database
+            holds; `SPOOLED` if it stays in the spool, with the reason as `error`: no connection answered, there is no
+            such run (in another database, perhaps), or the database refused this write. Empty without a spool. What
+            another process has recovered meanwhile is told there.
 
         Raises:
-            RowNotFoundError: there is no such run.
-            ConnectionFailureError: the database did not answer.
+            SpoolError: the spool cannot be read; nothing was written.
         """
-        snapshot = self._connections.ask(lambda runs: load(runs.of_mapping, run_id)).unwrap()
-        return self._connections.primary.mapping.restored(snapshot.values)
+        told = self._finalizer.recover()
+        for said in told:
+            if said.outcome is not Outcome.SPOOLED:
+                self._executions.written(said.run_id)
+        return told
 
-    def active(self, key: str) -> RunColumns | None:
-        """The run that holds the key, if one does."""
-        held = arguments.check_text("key", key)
-        return self._first(lambda runs: plans.select(runs.holder, run_key=held))
+    def keep_pending(self) -> list[UUID]:
+        """Put the last words that are being written into the spool, for a process that cannot wait for the database.
 
-    def current_or_latest(self, key: str) -> RunColumns | None:
-        """The run that holds the key, else the newest that ever did."""
-        held = arguments.check_text("key", key)
-        return self._first(lambda runs: plans.select(runs.current_or_latest, run_key=held))
+        It goes on being asked; what it writes all the same is recognised by `recover`.
 
-    def runs(
-        self, *, key: str | None = None, name: str | None = None, status: str | None = None, limit: int | None = None
-    ) -> list[RunColumns]:
-        """Runs, newest first.
-
-        Args:
-            key: only those that have it.
-            name: only those that have it.
-            status: only those in this state.
-            limit: at most so many.
-
-        Raises:
-            RequestError: no such state, a key or name that is no text, or a limit below 0.
-            ConnectionFailureError: the database did not answer.
+        Returns:
+            The runs whose last words are kept; none without a spool, or if it does not take them, which is logged.
         """
-        mapping = self._connections.primary.mapping
-        if status is not None:
-            mapping.in_state(status)
-        arguments.check_limit(limit)
-        for label, text in (("key", key), ("name", name)):
-            if text is not None:
-                arguments.check_text(label, text)
-        asked = {"key": key, "name": name, "status": status}
-        filters = {column: value for column, value in asked.items() if value is not None}
-        rows = self._connections.ask(lambda runs: plans.select(runs.listing(filters, limit))).unwrap()
-        return [mapping.restored(row) for row in rows]
-
-    def _first(self, plan: Callable[[RunStatements], Plan[Sequence[Mapping[str, Any]]]]) -> RunColumns | None:
-        rows = self._connections.ask(plan).unwrap()
-        return self._connections.primary.mapping.restored(rows[0]) if rows else None
+        return self._finalizer.keep_pending()
 
     # -- events -------------------------------------------------------------------------------------------
 

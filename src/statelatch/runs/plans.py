@@ -2,7 +2,7 @@
 
 - `create`, `cancel`, `cancel_own` and `beat` are plans for `statelatch.drive`: they yield statements.
 - `through` orders connections: it yields the name of the next one to try and is sent its answer.
-- `finalized` says what an answer means for the run.
+- `finalized` says what an answer means for the run, and `left_in_spool` of a word that stays there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from statelatch import plans
 from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import (
     ActiveRunExistsError,
+    ConnectionFailureError,
     NotAppliedError,
     OutcomeUnknownError,
     Reason,
@@ -25,6 +26,7 @@ from statelatch.errors import (
 )
 from statelatch.faults import is_duplicate
 from statelatch.records import Transitioned
+from statelatch.retrying import once, retried
 from statelatch.runs.error_text import error_text
 from statelatch.runs.records import Cancellation, Finalized, Outcome, Progress
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
     from statelatch.records import Snapshot
+    from statelatch.runs.last_word import LastWord
     from statelatch.runs.model import RunColumns
     from statelatch.runs.statements import RunStatements
 
@@ -43,6 +46,7 @@ __all__ = [
     "cancel_own",
     "create",
     "finalized",
+    "left_in_spool",
     "of_cancelled",
     "of_driver",
     "of_row",
@@ -54,6 +58,8 @@ logger = logging.getLogger("statelatch.runs")
 
 Result = TypeVar("Result")
 TRIES = 3
+SPOOL = "spool"
+"""What `Finalized.via` says of a word that no connection took, and that is kept."""
 
 
 # -- one database -----------------------------------------------------------------------------------
@@ -92,11 +98,7 @@ def select(statement: Any, **parameters: Any) -> Plan[Sequence[Mapping[str, Any]
 
 def _executed(statement: Executable, parameters: Mapping[str, Any]) -> Plan[Reply]:
     """One statement, begun anew when the database breaks it off for the sake of another."""
-
-    def once() -> Plan[Reply]:
-        return (yield Execute(((statement, parameters),)))
-
-    return (yield from plans.retried(once))
+    return retried(once(Execute(((statement, parameters),))))
 
 
 def cancel(runs: RunStatements, run_id: UUID, token: UUID, *, force: bool) -> Plan[Cancellation]:
@@ -236,6 +238,11 @@ class Answer(Generic[Result]):
     refusal: NotAppliedError | None = None
     failures: tuple[Exception, ...] = ()
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether nobody answered, to whatever one might ask; else the failure is one of what was asked."""
+        return self.via is None and all(isinstance(failure, ConnectionFailureError) for failure in self.failures)
+
     def unwrap(self) -> Result:
         """The result; raises the refusal, or if none answered an unknown outcome, or else the first error.
 
@@ -265,7 +272,9 @@ def through(vias: Sequence[str]) -> Generator[str, Result, Answer[Result]]:
     return Answer(None, failures=tuple(failures))
 
 
-def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: str | None) -> Finalized:
+def finalized(
+    run_id: UUID, target: str, answer: Answer[Transitioned], error: str | None, *, kept: bool = False
+) -> Finalized:
     """What became of a run's last word.
 
     Args:
@@ -273,20 +282,43 @@ def finalized(run_id: UUID, target: str, answer: Answer[Transitioned], error: st
         target: the state that was to be written.
         answer: what the connections said.
         error: text of the function's error, sanitized.
+        kept: if no connection took it, it is in the spool.
     """
     state: str | None
     version: int | None
+    via = answer.via
     match answer:
         case Answer(via=None):
-            outcome, state, version = Outcome.UNSAVED, None, None
+            outcome, state, version = Outcome.SPOOLED if kept else Outcome.UNSAVED, None, None
+            via = SPOOL if kept else None
             error = error or error_text(of_driver(answer.failures[-1]))
         case Answer(refusal=None):
             applied = answer.unwrap()
             outcome, state, version = Outcome.APPLIED, applied.target, applied.version
         case Answer(refusal=refusal):
             outcome, state, version = Outcome.NO_OP, *_held(refusal)
+    return Finalized(run_id=run_id, target=target, outcome=outcome, state=state, version=version, via=via, error=error)
+
+
+def left_in_spool(word: LastWord, answer: Answer[Transitioned]) -> Finalized | None:
+    """What is told of a word that stays in the spool, and why; None if the answer settles it.
+
+    A row that is not there settles nothing: it may be in another database.
+    """
+    if answer.via is None:
+        reason = of_driver(answer.failures[-1])
+    elif isinstance(answer.refusal, RowNotFoundError):
+        reason = answer.refusal
+    else:
+        return None
     return Finalized(
-        run_id=run_id, target=target, outcome=outcome, state=state, version=version, via=answer.via, error=error
+        run_id=word.run_id,
+        target=word.target,
+        outcome=Outcome.SPOOLED,
+        state=None,
+        version=None,
+        via=SPOOL,
+        error=error_text(reason),
     )
 
 

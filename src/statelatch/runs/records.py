@@ -18,7 +18,8 @@ class Outcome(StrEnum):
 
     APPLIED = "applied"  # written, once
     NO_OP = "no-op"  # the run had already ended: the database said no, and nothing was written
-    UNSAVED = "unsaved"  # no connection answered: the row still says what it said before
+    SPOOLED = "spooled"  # no connection took it: it is in the spool, and `recover` writes it
+    UNSAVED = "unsaved"  # no connection took it: the row still says what it said before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,10 @@ class Finalized:
         outcome: whether it was.
         state: the state that the database holds; None if no connection answered.
         version: the row's version; None if no connection answered.
-        via: the connection that answered: `primary`, `reconnected`, `fallback 1`, ...; None if none did.
-        error: the error's text, sanitized; None unless the run failed or could not be saved.
+        via: the connection that answered: `primary`, `reconnected`, `fallback 1`, ...; `spool` if none did and it is
+            kept there; None if it is not.
+        error: the error's text, sanitized; None unless the run failed or could not be saved. Of a word that `recover`
+            leaves in the spool it says why.
     """
 
     run_id: UUID

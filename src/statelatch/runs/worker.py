@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from statelatch.errors import ConnectionFailureError, TransitionRefusedError
 from statelatch.runs import context, endings
-from statelatch.runs.plans import Answer, cancel_own, finalized, of_driver, progress_params
-from statelatch.runs.records import Outcome
+from statelatch.runs.last_word import LastWord
+from statelatch.runs.plans import Answer, finalized, of_driver, progress_params
 from statelatch.tokens import mint
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from statelatch.runs.connections import Connections
     from statelatch.runs.endings import Ending
     from statelatch.runs.execution import Execution
-    from statelatch.runs.records import Finalized
+    from statelatch.runs.finalizer import Finalizer
 
 __all__ = ["Call", "Terms", "finish", "work"]
 
@@ -60,32 +60,34 @@ class Terms:
         lease: seconds for which a worker holds its run.
         retry: seconds after which a claim that no connection answered is tried again.
         closing: set when the manager shuts down: then it is not.
+        connections: over which it is claimed.
     """
 
     lease: float
     retry: float
     closing: Event
+    connections: Connections
 
 
-def work(execution: Execution, call: Call, connections: Connections, terms: Terms) -> None:
+def work(execution: Execution, call: Call, finalizer: Finalizer, terms: Terms) -> None:
     """Run one attempt from claim to last word."""
-    claim = _claimed(execution, connections, terms)
+    claim = _claimed(execution, terms)
     if claim.refusal is not None:
-        _not_started(execution, claim, connections)
+        _not_started(execution, claim, finalizer)
     elif claim.via is None:
-        finish(execution, _unclaimed(execution, claim), connections)
+        finish(execution, _unclaimed(execution, claim), finalizer)
     elif execution.cancel_requested.is_set():  # by somebody whom no connection answered
         execution.claimed = True
-        finish(execution, endings.cancelled(), connections)
+        finish(execution, endings.cancelled(), finalizer)
     else:
         execution.started()
-        finish(execution, _called(execution, call), connections)
+        finish(execution, _called(execution, call), finalizer)
 
 
-def _claimed(execution: Execution, connections: Connections, terms: Terms) -> Answer[Transitioned]:
+def _claimed(execution: Execution, terms: Terms) -> Answer[Transitioned]:
     """Claim the run; nothing has been done yet, so wait until some connection answers."""
     token, params = mint(), {"worker": execution.worker, "lease": terms.lease}
-    while _is_outage(claim := connections.send(execution.run_id, "start", token, params)):
+    while _is_outage(claim := terms.connections.send(execution.run_id, "start", token, params)):
         if terms.closing.is_set():
             break
         logger.warning("run %s: not started, no connection answered; next try in %s s", execution.run_id, terms.retry)
@@ -116,11 +118,11 @@ def _called(execution: Execution, call: Call) -> Ending:
     return endings.completed(execution.run_id, value)
 
 
-def _not_started(execution: Execution, claim: Answer[Transitioned], connections: Connections) -> None:
+def _not_started(execution: Execution, claim: Answer[Transitioned], finalizer: Finalizer) -> None:
     """The run may not start: it was cancelled while it waited, or is about to be."""
     refusal = claim.refusal
     if isinstance(refusal, TransitionRefusedError) and refusal.state == "pending":
-        finish(execution, endings.cancelled(), connections)
+        finish(execution, endings.cancelled(), finalizer)
         return
     execution.refusal = refusal
     said = finalized(execution.run_id, "cancelled", claim, None)
@@ -128,34 +130,25 @@ def _not_started(execution: Execution, claim: Answer[Transitioned], connections:
     execution.close(said)
 
 
-def finish(execution: Execution, ending: Ending, connections: Connections) -> None:
-    """Write a run's last word over the first connection that answers, and tell everybody.
+def finish(execution: Execution, ending: Ending, finalizer: Finalizer) -> None:
+    """Write a run's last word, or keep it, and tell everybody.
 
     Never raises for what a database did.
     """
     execution.ending = ending
-    answer = _last_word(execution, ending, connections)
-    execution.refusal = answer.refusal
-    said = finalized(execution.run_id, ending.target, answer, ending.error)
-    _log(said, answer)
+    said, execution.refusal = finalizer.write(_last_word(execution, ending))
     execution.close(said)
 
 
-def _last_word(execution: Execution, ending: Ending, connections: Connections) -> Answer[Transitioned]:
-    """The same token over every connection: what had landed unacknowledged is recognised, not repeated."""
-    run_id, worker, token = execution.run_id, execution.worker, mint()
-    progress = progress_params(execution.last_progress)
-    if ending.event == "cancel":
-        owner = worker if execution.claimed else None
-        return connections.ask(lambda runs: cancel_own(runs, run_id, token, owner, progress))
-    return connections.send(run_id, ending.event, token, {**ending.params, **progress, "worker": worker})
-
-
-def _log(said: Finalized, answer: Answer[Transitioned]) -> None:
-    match said.outcome:
-        case Outcome.NO_OP:
-            logger.info("run %s: %s not written: %s", said.run_id, said.target, answer.refusal)
-        case Outcome.UNSAVED:
-            logger.warning("run %s: %s could not be saved, no connection answered", said.run_id, said.target)
-        case Outcome.APPLIED:
-            logger.debug("run %s: %s at version %s via %s", said.run_id, said.state, said.version, said.via)
+def _last_word(execution: Execution, ending: Ending) -> LastWord:
+    """A cancel of a run that this worker may not have claimed asks for no lease."""
+    owned = execution.claimed or ending.event != "cancel"
+    return LastWord(
+        run_id=execution.run_id,
+        event=ending.event,
+        token=mint(),
+        worker=execution.worker if owned else None,
+        params={**ending.params, **progress_params(execution.last_progress)},
+        target=ending.target,
+        error=ending.error,
+    )
