@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from statelatch.cli.tables import duration, many_runs
+from statelatch.cli.tables import duration, many_ends, many_runs
 from statelatch.cli.terminal import log_to_stderr, printable, say
-from statelatch.runs import Run
+from statelatch.runs import Finalized, Outcome, Run
 from statelatch.runs.model import new_run_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -93,3 +93,22 @@ def test_no_line_is_too_long(width: int) -> None:
     assert sum(max(cell.cell_len for cell in column.cells) + 2 for column in table.columns[:-1]) < width  # pyright: ignore
     (error,) = table.columns[-1].cells
     assert 8 <= len(str(error)) < width
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_end_is_too_long(width: int) -> None:
+    """An end that stays in the spool, with a long reason → a line that fits, and all but the reason is whole."""
+    end = Finalized(
+        run_id=new_run_id(),
+        target="completed",
+        outcome=Outcome.SPOOLED,
+        state=None,
+        version=None,
+        via="spool",
+        error="x" * 1024,
+    )
+    table = many_ends([end], width)
+    cells = [str(next(iter(column.cells))) for column in table.columns]
+    assert cells[0] == (str(end.run_id) if width == 200 else end.run_id.hex[-8:])
+    assert cells[1:-1] == ["completed", "spooled", "-", "-", "spool"]
+    assert sum(max(cell.cell_len for cell in column.cells) + 2 for column in table.columns) <= width + 2  # pyright: ignore

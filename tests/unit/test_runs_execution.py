@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -372,6 +373,20 @@ def test_unsaved_ends_are_remembered_for_a_while(subscriptions: Subscriptions) -
         unsaved(2),
         unsaved(REMEMBERED + 1),
     ]
+
+
+def test_an_end_that_is_written_later_is_forgotten(subscriptions: Subscriptions) -> None:
+    """A word in the spool is remembered like one that is lost, until it is written: then its row tells it."""
+    executions = Executions()
+    execution = Execution(UUID(int=1), "worker", subscriptions)
+    executions.add(execution)
+    spooled = replace(unsaved(1), outcome=Outcome.SPOOLED, via="spool")
+    execution.close(spooled)
+
+    assert executions.unsaved(UUID(int=1)) == spooled
+    executions.written(UUID(int=1))
+    executions.written(UUID(int=2))
+    assert executions.unsaved(UUID(int=1)) is None
 
 
 def test_no_executor_is_promised_a_run_once_the_manager_is_closing(
