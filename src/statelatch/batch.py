@@ -265,6 +265,7 @@ def _sending(sent: _Sent, requests: EventRequests, place: int) -> Sending:
         variants=variants(token, len(event.leaves)),
         key_values={},
         recorded={},
+        base=request.expected_version,
     )
 
 

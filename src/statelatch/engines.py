@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from statelatch.errors import ConfigurationError
@@ -41,6 +41,15 @@ _SECRETS = frozenset({"password", "passwd", "pwd", "sslpassword", "ssl_key_passw
 """Names under which drivers take a password in a URL's query."""
 
 _MASK = "***"
+
+_STATEMENT_EVENTS = (
+    "do_execute",
+    "do_execute_no_params",
+    "do_executemany",
+    "do_setinputsizes",
+    "handle_error",
+)
+"""Those of SQLAlchemy's `DialectEvents` that concern statements."""
 
 _CANNOT_SWITCH = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY")
 
@@ -95,8 +104,13 @@ def is_initialized(engine: Engine) -> bool:
 
 def is_observed(engine: Engine) -> bool:
     """Whether SQLAlchemy's `Connection` does more here than send the statement: events, options, logging."""
-    listeners = engine._has_events or engine.dialect._has_events  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    listeners = engine._has_events or _takes_statements(engine.dialect)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return bool(listeners or engine.get_execution_options() or engine.logger.isEnabledFor(logging.INFO))
+
+
+def _takes_statements(dialect: Dialect) -> bool:
+    """Whether somebody listens to the dialect's statements or errors; who makes its connections is another matter."""
+    return dialect._has_events and any(getattr(dialect.dispatch, name) for name in _STATEMENT_EVENTS)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def is_autocommitting(engine: Engine, driver_connection: Any) -> bool:

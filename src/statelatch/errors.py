@@ -229,10 +229,11 @@ class OutcomeUnknownError(ConnectionFailureError):
     """The connection was lost at COMMIT, and whether the write has landed could not be found out.
 
     Once the database answers again, ask it: `adapter.verify(error.token, error.key, event=error.event,
-    expected_version=error.expected_version)`. Or send the same event with the same `token` again, over any connection:
-    if the first attempt landed it is recognised by its token and reported as applied, never done twice. After a lost
-    `send_where` the rows that were moved are those whose token is one of `statelatch.tokens.variants` of it; how many,
-    is not known before.
+    expected_version=error.expected_version)`. Or send the same event with the same `token`, and the same
+    `expected_version` if it had one, again, over any connection: if the first attempt landed it is recognised by its
+    token and reported as applied, not done twice. That holds for terminal states, with an `expected_version`, and
+    with a log; otherwise as long as nobody has moved the row further. After a lost `send_where` the rows that were
+    moved are those whose token is one of `statelatch.tokens.variants` of it; how many, is not known before.
 
     Attributes:
         token: what the write would have left in the row; None if the write carries none.

@@ -194,9 +194,9 @@ def verify(
 def _is_before(row: Row, base: int | None) -> bool:
     """Whether the row is where a write on this version would have found it, or one further by another's.
 
-    A write on any version leaves at least version 2.
+    Every row has begun at version 1.
     """
-    return row[VERSION_COLUMN] <= (1 if base is None else base + 1)
+    return row[VERSION_COLUMN] <= (1 if base is None else base) + 1
 
 
 def _read(statement: Prepared, parameters: Mapping[str, Any]) -> Plan[Row | None]:

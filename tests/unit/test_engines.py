@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, create_engine, event, make_url, text
 
 from statelatch import ConfigurationError, MachineMapping, PersistenceAdapter
-from statelatch.engines import is_in_memory, open_engine, reconnected, shown
+from statelatch.engines import is_in_memory, is_observed, open_engine, reconnected, shown
 from statelatch.runs import run_mapping
 
 
@@ -158,3 +158,26 @@ def test_a_url_that_cannot_be_opened(mapping: MachineMapping, url: str, parts: l
 def test_which_databases_live_in_memory(url: str, expected: bool) -> None:
     """A database in memory is gone with its connection: no other connection can reach it."""
     assert expected == is_in_memory(open_engine(url))
+
+
+@pytest.mark.parametrize(
+    ("listened_to", "expected"),
+    [
+        (None, False),
+        ("do_connect", False),
+        ("connect", False),
+        ("do_execute", True),
+        ("do_execute_no_params", True),
+        ("do_executemany", True),
+        ("do_setinputsizes", True),
+        ("handle_error", True),
+        ("before_cursor_execute", True),
+    ],
+)
+def test_who_listens_to_statements(tmp_path: Path, listened_to: str | None, expected: bool) -> None:
+    """Only a listener that a statement would miss makes SQLAlchemy's `Connection` needed, not one for connections."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    if listened_to:
+        event.listen(engine, listened_to, lambda *_: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+    assert expected == is_observed(engine)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -27,6 +28,8 @@ from statelatch.errors import (
 )
 from statelatch.faults import Contention, Exhausted, LostRace, Overtaken, Passing, ReadOnly
 from statelatch.records import Request, Transitioned
+from statelatch.runs import SpoolError
+from statelatch.testing import InjectionError
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
 
@@ -79,6 +82,8 @@ EXAMPLES: list[StatelatchError] = [
     OUTCOME_UNKNOWN,
     Overtaken(phase=Phase.COMMIT, database="sqlite:///x.db", detail="moved on", token=TOKEN, key=7, event="pay"),
     INTERRUPTED,
+    SpoolError(Path("spool.db"), "no room"),
+    InjectionError("such a fault cannot happen"),
 ]
 
 BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {

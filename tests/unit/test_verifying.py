@@ -132,6 +132,7 @@ NOT_LANDED = [
     pytest.param("begin", None, outcome("fresh", 1, OTHER), id="nobody comes back to its source"),
     pytest.param("begin", None, outcome("fresh", 1, None), id="it never had a token"),
     pytest.param("flip", None, outcome("on", 1, OTHER), id="it is as it was created"),
+    pytest.param("flip", None, outcome("on", 2, OTHER), id="its only transition was another's"),
     pytest.param("flip", 4, outcome("on", 4, OTHER), id="its version is the expected one"),
     pytest.param("shatter", None, outcome("off", 9, OTHER), id="nobody leaves a terminal state"),
 ]
@@ -205,7 +206,7 @@ def test_a_statement_that_arrives_late_is_not_taken_twice(event: str, version: i
 
 OVERTAKEN = [
     pytest.param("begin", None, outcome("broken", 5, OTHER), id="in a state that follows"),
-    pytest.param("flip", None, outcome("on", 2, OTHER), id="in its source, to which one comes back"),
+    pytest.param("flip", None, outcome("on", 3, OTHER), id="in its source, to which one comes back"),
     pytest.param("flip", 4, outcome("off", 6, OTHER), id="two versions further"),
 ]
 
@@ -221,6 +222,7 @@ def test_what_may_have_been_overtaken_is_unknown(event: str, version: int | None
     error = caught.value
     assert (error.phase, error.token, error.key, error.event) == (Phase.COMMIT, TOKEN, 7, event)
     assert error.expected_version == version
+    assert "again might apply it twice" in str(error)
 
 
 @pytest.mark.parametrize(("event", "version", "found"), OVERTAKEN)
