@@ -29,7 +29,7 @@ from statelatch.errors import (
 from statelatch.faults import Contention, Exhausted, LostRace, Overtaken, Passing, ReadOnly
 from statelatch.records import Request, Transitioned
 from statelatch.runs import SpoolError
-from statelatch.testing import InjectionError
+from statelatch.testing import HistoryError, InjectionError, LifecycleError
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
 
@@ -84,6 +84,8 @@ EXAMPLES: list[StatelatchError] = [
     INTERRUPTED,
     SpoolError(Path("spool.db"), "no room"),
     InjectionError("such a fault cannot happen"),
+    LifecycleError("the row says otherwise"),
+    HistoryError(key=7, operations=(), initial=(1, "draft"), others=3),
 ]
 
 BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
