@@ -62,7 +62,7 @@ ADMINISTRATION = {
     "mariadb": Administration(
         create=("CREATE DATABASE {0} CHARACTER SET utf8mb4",),
         drop=("SET STATEMENT lock_wait_timeout = 10 FOR DROP DATABASE {0}",),
-        sessions="SHOW PROCESSLIST",  # MariaDB 10.11 has crashed reading information_schema.processlist meanwhile
+        sessions="SHOW PROCESSLIST",  # needs no temporary table, unlike information_schema.processlist
         kill="KILL CONNECTION :session",
         home=lambda url: url.set(database="information_schema"),
         place=lambda url, name: url.set(database=name),

@@ -205,7 +205,8 @@ def mariadb() -> Generator[Server]:
     url = URL.create("mariadb+pymysql", "root", None, LOOPBACK, _free_port(), "information_schema", MARIADB_QUERY)
     with TemporaryDirectory(prefix="statelatch-mariadb-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        place = ["--no-defaults", f"--datadir={folder}/data"]
+        (folder / "tmp").mkdir()  # of its own: when it starts it clears away what it takes for its temporary files
+        place = ["--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}/tmp"]
         if os.geteuid() == 0:
             place.append("--user=root")
         install_command = [install, *place, "--auth-root-authentication-method=normal"]
