@@ -161,7 +161,7 @@ class PersistenceAdapter(Closing):
             True if it has landed, whatever has followed; False if it has not. A row that is gone has kept nothing.
 
         Raises:
-            OutcomeUnknownError: the row has moved on since, and no log tells by whom.
+            OvertakenError: the row has moved on since, and no log tells by whom. It is an `OutcomeUnknownError`.
             ConnectionFailureError: the database did not answer.
             RequestError: unknown event, or no such key.
         """

@@ -29,10 +29,11 @@ from statelatch.errors import (
     ConnectionFailureError,
     NotAppliedError,
     OutcomeUnknownError,
+    OvertakenError,
     UnknownStateError,
 )
 from statelatch.event_requests import EventRequests, Portion
-from statelatch.faults import Contention, LostRace, Overtaken, is_impossible
+from statelatch.faults import Contention, LostRace, is_impossible
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.outcomes import instant
 from statelatch.plans import asked_time, resumed
@@ -189,7 +190,7 @@ def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[
     for place in sent.left(portion).places:
         try:
             sent.answer(requests, place, (yield from resumed(_whole(sent, requests, place), lost)))
-        except (NotAppliedError, UnknownStateError, Overtaken) as error:
+        except (NotAppliedError, UnknownStateError, OvertakenError) as error:
             sent.answer(requests, place, error)
 
 

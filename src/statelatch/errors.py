@@ -27,6 +27,7 @@ __all__ = [
     "ConnectionFailureError",
     "NotAppliedError",
     "OutcomeUnknownError",
+    "OvertakenError",
     "Phase",
     "Reason",
     "RequestError",
@@ -268,6 +269,20 @@ class OutcomeUnknownError(ConnectionFailureError):
             return f"rows that were moved have the token {self.token}, or another variant of it; count them"
         again = "" if self.event is None else f", or send {self.event!r} again with the same token"
         return f"ask adapter.verify for {self.key}, token {self.token}{again}"
+
+
+class OvertakenError(OutcomeUnknownError):
+    """The database was asked, and cannot tell: the row has moved on since, and no log says by whom.
+
+    Look at the row and decide anew: to send the event again might apply it twice. With a log, or an
+    `expected_version`, it could have been told.
+    """
+
+    def _step(self) -> str:
+        return (
+            f"look at {self.key} and decide anew; to send it again might apply it twice. With a log, or an "
+            "expected_version, it could have been told"
+        )
 
 
 class BatchInterruptedError(OutcomeUnknownError):

@@ -27,7 +27,6 @@ __all__ = [
     "Exhausted",
     "LostRace",
     "Meaning",
-    "Overtaken",
     "Passing",
     "ReadOnly",
     "is_duplicate",
@@ -85,19 +84,6 @@ class Exhausted(Contention):
 
 class ReadOnly(Exhausted):
     """The database takes no writes, perhaps because it is a primary no longer: a new connection may lead to another."""
-
-
-class Overtaken(OutcomeUnknownError):  # noqa: N818  named after what it is
-    """The database was asked, and cannot tell: the row has moved on since, and no log says by whom.
-
-    To send the event again might apply it twice.
-    """
-
-    def _step(self) -> str:
-        return (
-            f"look at {self.key} and decide anew; to send it again might apply it twice. With a log, or an "
-            "expected_version, it could have been told"
-        )
 
 
 SQLITE = {

@@ -7,7 +7,7 @@ Theory of operation. A transaction whose COMMIT was not acknowledged has landed,
 - The row is at the version that we asked for, or one further with another's token: it has not, and cannot any more.
 - The row is in a state that cannot be reached from where we would have left it: it has not. So for terminal states the
   answer is always exact: no token there is ever overwritten.
-- Otherwise our token may have been written and overwritten: the log tells. Without one, nobody can: `Overtaken`.
+- Otherwise our token may have been written and overwritten: the log tells. Without one, nobody can: `OvertakenError`.
 
 What has not landed is sent again with the same token; a statement that arrives late is recognised by it.
 """
@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from statelatch.commands import Execute, Plan, Reply, Row
-from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, Phase, RowNotFoundError
-from statelatch.faults import Overtaken, is_duplicate
+from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, OvertakenError, Phase, RowNotFoundError
+from statelatch.faults import is_duplicate
 from statelatch.labels import STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.retrying import TRIES, insisted, once, retried
 from statelatch.sending import Lost, Sending
@@ -62,7 +62,7 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
         raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
     is_told = of_mapping.log is not None or _is_before(row, sending.base) or row[STATE_COLUMN] not in statements.onward
     if not is_told:
-        raise unknown(sending, lost, Overtaken, OVERTAKEN) from lost
+        raise unknown(sending, lost, OvertakenError, OVERTAKEN) from lost
     return Lost(row[VERSION_COLUMN], row[STATE_COLUMN], lost)
 
 
@@ -155,7 +155,7 @@ def _is_other(statements: Statements, transaction: Execute, row: Row, lost: Outc
     if row[mapping.version] == 1:
         return True
     if log is None:
-        raise Overtaken(
+        raise OvertakenError(
             phase=lost.phase, database=lost.database, detail=OVERTAKEN, token=lost.token, key=lost.key
         ) from lost
     parameters = {**mapping.key_values(transaction.key), token_parameter(0): transaction.token}
@@ -180,7 +180,7 @@ def verify(
         return False
     if not any(row[STATE_COLUMN] in each.onward for each in events):
         return False
-    raise Overtaken(
+    raise OvertakenError(
         phase=Phase.COMMIT,
         database=mapping.table,
         detail=OVERTAKEN,

@@ -17,6 +17,7 @@ from statelatch.errors import (
     ConnectionFailureError,
     NotAppliedError,
     OutcomeUnknownError,
+    OvertakenError,
     Phase,
     Reason,
     RequestError,
@@ -26,7 +27,7 @@ from statelatch.errors import (
     TransitionRefusedError,
     UnknownStateError,
 )
-from statelatch.faults import Contention, Exhausted, LostRace, Overtaken, Passing, ReadOnly
+from statelatch.faults import Contention, Exhausted, LostRace, Passing, ReadOnly
 from statelatch.records import Request, Transitioned
 from statelatch.runs import SpoolError
 from statelatch.testing import HistoryError, InjectionError, LifecycleError
@@ -80,7 +81,7 @@ EXAMPLES: list[StatelatchError] = [
     LOST_RACE,
     *(kind(phase=Phase.EXECUTE, database="sqlite:///x.db", detail="no") for kind in (Passing, Exhausted, ReadOnly)),
     OUTCOME_UNKNOWN,
-    Overtaken(phase=Phase.COMMIT, database="sqlite:///x.db", detail="moved on", token=TOKEN, key=7, event="pay"),
+    OvertakenError(phase=Phase.COMMIT, database="sqlite:///x.db", detail="moved on", token=TOKEN, key=7, event="pay"),
     INTERRUPTED,
     SpoolError(Path("spool.db"), "no room"),
     InjectionError("such a fault cannot happen"),
@@ -105,7 +106,7 @@ BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
     LostRace: (Passing,),
     Exhausted: (Contention,),
     ReadOnly: (Exhausted,),
-    Overtaken: (OutcomeUnknownError,),
+    OvertakenError: (OutcomeUnknownError,),
 }
 
 MESSAGES: list[tuple[StatelatchError, list[str]]] = [

@@ -21,6 +21,7 @@ DOCUMENTED = {
     "MachineMapping",
     "NotAppliedError",
     "OutcomeUnknownError",
+    "OvertakenError",
     "PersistenceAdapter",
     "Request",
     "RequestError",

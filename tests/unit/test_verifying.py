@@ -15,6 +15,7 @@ from statelatch import (
     ConnectionFailureError,
     MachineMapping,
     OutcomeUnknownError,
+    OvertakenError,
     RowNotFoundError,
     StaleVersionError,
     TransitionRefusedError,
@@ -22,7 +23,7 @@ from statelatch import (
 from statelatch.columns import TransitionColumns, TransitionLogColumns, state_text
 from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import Phase
-from statelatch.faults import Overtaken, ReadOnly
+from statelatch.faults import ReadOnly
 from statelatch.plans import create, send, verify
 from statelatch.prepared import Prepared
 from statelatch.statements import Statements
@@ -168,7 +169,7 @@ def test_an_interpreted_event_knows_what_it_was_based_on() -> None:
     assert script.run(sent("flip", statements=WATCHED)).version == 5
     assert script.kinds == ["SELECT", "FIRE", "UPDATE", "SELECT", "SELECT", "FIRE", "UPDATE"]
 
-    with pytest.raises(Overtaken) as caught:
+    with pytest.raises(OvertakenError) as caught:
         Script(read("on", 4), LOST, outcome("on", 6, OTHER)).run(sent("flip", statements=WATCHED))
     assert caught.value.expected_version == 4
 
@@ -216,7 +217,7 @@ def test_what_may_have_been_overtaken_is_unknown(event: str, version: int | None
     """Our token may have been written and written over, and no log tells: neither applied nor refused."""
     script = Script(LOST, found)
 
-    with pytest.raises(Overtaken) as caught:
+    with pytest.raises(OvertakenError) as caught:
         script.run(sent(event, version))
 
     error = caught.value
@@ -276,7 +277,7 @@ def test_nobody_to_ask_is_an_unknown_outcome(failure: ConnectionFailureError) ->
     error = caught.value
     assert (error.phase, error.token, error.key, error.event) == (Phase.COMMIT, TOKEN, 7, "flip")
     assert (error.expected_version, len(script.pauses)) == (4, 2)
-    assert not isinstance(error, Overtaken)
+    assert not isinstance(error, OvertakenError)
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])
@@ -364,7 +365,7 @@ def test_a_row_that_has_moved_on_is_ours_if_its_key_is() -> None:
     moved = lambda script: row(script, version=2, token=OTHER, state="on")  # noqa: E731  # pyright: ignore
     assert Answering(LOST, moved).run(create(OF_NAMED, {})).state == "on"  # pyright: ignore
 
-    with pytest.raises(Overtaken):
+    with pytest.raises(OvertakenError):
         Answering(LOST, moved).run(create(PLAIN, {"id": 7}))  # pyright: ignore
     assert Answering(LOST, moved, entry(1, "", "fresh")).run(create(LOGGED, {"id": 7})).state == "on"  # pyright: ignore
     with pytest.raises(IntegrityError):
@@ -412,7 +413,7 @@ def test_verify(found: Reply, told: dict[str, Any], verdict: bool | None) -> Non
     asked: Any = verify(PLAIN, TOKEN, 7, **{"event": None, "expected_version": None, **told})
 
     if verdict is None:
-        with pytest.raises(Overtaken):
+        with pytest.raises(OvertakenError):
             script.run(asked)
     else:
         assert script.run(asked) is verdict
