@@ -6,7 +6,7 @@ The other databases are asked in `tests/integration/test_runs_guards.py`, with t
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -31,7 +31,7 @@ from statelatch.runs import Run, RunColumns, RunLifecycle, create_tables, run_ma
 from statelatch.runs.model import new_run_id
 
 WORKER = "host:1:a"
-LONG_AGO, FAR_AHEAD = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
+LONG_AGO, FAR_AHEAD = datetime(2000, 1, 1, tzinfo=UTC), datetime(2900, 1, 1, tzinfo=UTC)
 
 CANCELS = [None, LONG_AGO]
 OWNERS = [None, WORKER, WORKER.upper(), WORKER + " ", "other", ""]
