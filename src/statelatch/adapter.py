@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from statelatch.criteria import Criterion
     from statelatch.mapping import MachineMapping
     from statelatch.records import BulkResult, Explanation, LogEntry, Request, Snapshot, Transitioned
+    from statelatch.sessions import Session
 
 __all__ = ["PersistenceAdapter"]
+
+LONGEST = 10 * 366 * 86_400.0
+"""Seconds of the longest time limit."""
 
 HookT = TypeVar("HookT", bound=Hook)
 Result = TypeVar("Result")
@@ -145,7 +149,15 @@ class PersistenceAdapter(Closing):
         plan = plans.send(self._statements, key, event, expected_version=expected_version, token=token, params=params)
         return self.run(plan)
 
-    def verify(self, token: UUID, key: Any, *, event: str | None = None, expected_version: int | None = None) -> bool:
+    def verify(
+        self,
+        token: UUID,
+        key: Any,
+        *,
+        event: str | None = None,
+        expected_version: int | None = None,
+        session: Session | None = None,
+    ) -> bool:
         """Whether a write of unknown outcome has landed: for what an `OutcomeUnknownError` tells, later.
 
         A write that is still on its way is waited for, up to ten seconds. For an event that leads to a terminal state
@@ -156,6 +168,8 @@ class PersistenceAdapter(Closing):
             key: of the error.
             event: of the error, if it has one: from some states the row cannot have come there by it.
             expected_version: likewise.
+            session: likewise; it is ended, so that nothing of it can follow. Without it, a statement that has not come
+                as far as to the row, for a lock on the whole table for instance, may land after "False".
 
         Returns:
             True if it has landed, whatever has followed; False if it has not. A row that is gone has kept nothing.
@@ -165,7 +179,10 @@ class PersistenceAdapter(Closing):
             ConnectionFailureError: the database did not answer.
             RequestError: unknown event, or no such key.
         """
-        return self.run(plans.verify(self._statements, token, key, event=event, expected_version=expected_version))
+        plan = plans.verify(
+            self._statements, token, key, event=event, expected_version=expected_version, session=session
+        )
+        return self.run(plan)
 
     def send_batch(self, requests: Iterable[Request]) -> list[Answer]:
         """Apply many events to many rows, in as few statements as the database allows.
@@ -290,10 +307,10 @@ class PersistenceAdapter(Closing):
             seconds: for each, connecting included.
 
         Raises:
-            RequestError: no positive number.
+            RequestError: no positive number, or more than ten years.
         """
-        if isinstance(seconds, bool) or not seconds > 0:
-            raise RequestError(f"time limit: expected a positive number of seconds, found {seconds!r}")
+        if isinstance(seconds, bool) or not 0 < seconds <= LONGEST:
+            raise RequestError(f"time limit: expected a positive number of seconds, up to ten years, found {seconds!r}")
         limited = copy(self)
         vars(limited).update(_of=self._of or self, _time_limit=seconds)
         return limited

@@ -42,7 +42,7 @@ from statelatch.request_tables import Columns
 from statelatch.retrying import TRIES, insisted, once, pauses, retried
 from statelatch.sending import Lost, Sending, explained
 from statelatch.tokens import variants
-from statelatch.verifying import PATIENCE, logged
+from statelatch.verifying import PATIENCE, is_over, logged
 
 if TYPE_CHECKING:
     from statelatch.prepared import Prepared
@@ -105,9 +105,9 @@ class _Sent:
 class _FailedError(Exception):
     """The database, or its driver, refuses a statement; perhaps for the values of a single request in it."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, *, is_impossible: bool = False) -> None:
         super().__init__(error)
-        self.error = error
+        self.error, self.is_impossible = error, is_impossible
 
 
 def _answered(sent: _Sent, portion: Portion) -> Plan[None]:
@@ -116,7 +116,7 @@ def _answered(sent: _Sent, portion: Portion) -> Plan[None]:
         yield from _tried(sent, portion)
     except _FailedError as failed:
         error, left = failed.error, sent.left(portion)
-        if is_impossible(error):
+        if failed.is_impossible:
             if not any(sent.answers):
                 raise error from None
             for place in left.places:
@@ -180,7 +180,11 @@ def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[
     requests = portion.of
     asked = Execute((requests.filled(requests.diagnosis, portion.places),), fresh=True, seconds=PATIENCE)
     try:
+        if not (yield from is_over(requests.event.of_mapping, lost)):
+            raise lost
         reply = yield from insisted(once(asked))
+    except OutcomeUnknownError:
+        raise
     except ConnectionFailureError as error:
         raise lost from error
     for row in reply.rows:
@@ -190,7 +194,11 @@ def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[
     for place in sent.left(portion).places:
         try:
             sent.answer(requests, place, (yield from resumed(_whole(sent, requests, place), lost)))
-        except (NotAppliedError, UnknownStateError, OvertakenError) as error:
+        except OvertakenError as error:
+            sent.answer(requests, place, error)
+        except ConnectionFailureError:
+            raise
+        except Exception as error:  # noqa: BLE001  it is this request's alone: the others have their answers
             sent.answer(requests, place, error)
 
 
@@ -241,14 +249,17 @@ def _executed(*statements: tuple[Prepared, Mapping[str, Any]]) -> Plan[Reply]:
     while True:
         try:
             return (yield Execute(statements))
-        except Contention:
+        except Contention as error:
             pause = next(waits, None)
             if pause is None:
+                final = error.final(error.__cause__)
+                if isinstance(final, Exception) and not isinstance(final, ConnectionFailureError):
+                    raise _FailedError(final, is_impossible=True) from error  # it would be so for fewer rows, too
                 raise
         except ConnectionFailureError:
             raise
         except Exception as error:
-            raise _FailedError(error) from error
+            raise _FailedError(error, is_impossible=is_impossible(error)) from error
         yield pause
 
 

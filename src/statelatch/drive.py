@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from statelatch import faults
 from statelatch.commands import Command, Execute, Fire, Pause, Plan, Reply
-from statelatch.errors import Phase
+from statelatch.errors import OutcomeUnknownError, Phase
 from statelatch.limits import Limit
 from statelatch.records import Transitioned
 
@@ -73,6 +73,7 @@ def _transaction(command: Execute, lines: Lines, seconds: float | None) -> Reply
     """One transaction, in which every error is judged with the phase that it happened in."""
     phase = Phase.CONNECT
     limit = None if seconds is None else Limit(seconds)
+    line: Line | None = None
     try:
         with lines.line_for(command, limit=limit) as line:
             phase = Phase.EXECUTE
@@ -89,8 +90,13 @@ def _transaction(command: Execute, lines: Lines, seconds: float | None) -> Reply
             raise
         if isinstance(judged, faults.ReadOnly):
             lines.renew()
+        if isinstance(judged, OutcomeUnknownError) and line is not None and line.session is not None:
+            judged.session = line.session
+            lines.renew()  # it will be ended, and may be in the pool
         if limit is not None and limit.is_spent and isinstance(judged, faults.Passing):
             judged = judged.final(error)
+        if judged is error:
+            raise
         raise judged from error
     return reply
 

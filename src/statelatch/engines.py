@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "disconnected",
     "give_back",
+    "has_creator",
     "is_autocommitting",
     "is_in_memory",
     "is_initialized",
@@ -95,6 +96,12 @@ def reconnected(engine: Engine) -> Engine:
     own = {name: value for name, value in vars(engine).items() if name not in {"pool", "_proxied"}}
     vars(anew).update(own, _has_events=engine._has_events)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return anew
+
+
+def has_creator(engine: Engine) -> bool:
+    """Whether its connections are made by a function of the user's: they may be anybody's afterwards."""
+    creator: Any = engine.pool._creator  # noqa: SLF001  # pyright: ignore
+    return getattr(creator, "__module__", "") != "sqlalchemy.engine.create"
 
 
 def is_initialized(engine: Engine) -> bool:

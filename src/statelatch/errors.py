@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from statelatch.records import Request, Transitioned
+    from statelatch.sessions import Session
 
 __all__ = [
     "ActiveRunExistsError",
@@ -230,10 +231,10 @@ class OutcomeUnknownError(ConnectionFailureError):
     """The connection was lost at COMMIT, and whether the write has landed could not be found out.
 
     Once the database answers again, ask it: `adapter.verify(error.token, error.key, event=error.event,
-    expected_version=error.expected_version)`. Or send the same event with the same `token`, and the same
-    `expected_version` if it had one, again, over any connection: if the first attempt landed it is recognised by its
-    token and reported as applied, not done twice. That holds for terminal states, with an `expected_version`, and
-    with a log; otherwise as long as nobody has moved the row further. After a lost `send_where` the rows that were
+    expected_version=error.expected_version, session=error.session)`. Or send the same event with the same `token`, and
+    the same `expected_version` if it had one, again, over any connection: if the first attempt landed it is recognised
+    by its token and reported as applied, not done twice. That holds for terminal states, with an `expected_version`,
+    and with a log; otherwise as long as nobody has moved the row further. After a lost `send_where` the rows that were
     moved are those whose token is one of `statelatch.tokens.variants` of it; how many, is not known before.
 
     Attributes:
@@ -241,7 +242,10 @@ class OutcomeUnknownError(ConnectionFailureError):
         key: primary key of the row; None if it is not known, or the write was one to many rows.
         event: name of the event; None if the write was no event of one row.
         expected_version: the version that the write asked for; None if it took any.
+        session: the server's session that was lost, as far as it is known.
     """
+
+    session: Session | None = None
 
     def __init__(
         self,

@@ -151,7 +151,7 @@ def _sqlite(error: Any) -> Meaning | None:
 
 
 def _postgresql(error: Any) -> Meaning | None:
-    state = getattr(error, "sqlstate", None)
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # as psycopg 2 calls it
     if state is None:
         # psycopg raises an OperationalError without SQLSTATE only where the server did not answer
         return Meaning.LOST if type(error).__name__ in {"OperationalError", "ConnectionTimeout"} else None
@@ -235,7 +235,8 @@ def is_duplicate(error: BaseException) -> bool:
         return False
     origin: Any = error.orig
     number = origin.args[0] if origin.args else None
-    name, state = getattr(origin, "sqlite_errorname", None), getattr(origin, "sqlstate", None)
+    name = getattr(origin, "sqlite_errorname", None)
+    state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
     return state == "23505" or number == 1062 or name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
 
 
@@ -249,5 +250,6 @@ def is_impossible(error: BaseException) -> bool:
         return False
     origin: Any = error.orig
     number = origin.args[0] if origin.args else None
-    name, state = getattr(origin, "sqlite_errorname", None), getattr(origin, "sqlstate", None)
+    name = getattr(origin, "sqlite_errorname", None)
+    state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
     return (state or "").startswith("42") or number in IMPOSSIBLE or name == "SQLITE_ERROR"

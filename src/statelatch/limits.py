@@ -18,13 +18,16 @@ import itertools
 import os
 import socket
 import sqlite3
+import struct
 import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from math import ceil
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from statelatch.sessions import Session, file_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
 __all__ = ["Limit", "LimitedLine"]
 
 T = TypeVar("T")
+
+LONGEST = 3600.0
+"""Seconds for which the watchdog sleeps at a time."""
+
+SOME = 100
+"""Watches that have ended, which may be kept."""
 
 OWN_SHARE = 0.8
 """How much of the time the database may use up before it gives up itself, so that its answer comes in time."""
@@ -101,7 +110,7 @@ class LimitedLine:
         """Begin; the database is told its limits, if nobody else will use the connection."""
         autocommits = self._line.begin(several=several)
         if self._disposable:
-            for statement in _own_limits(self._dialect, self._limit.left):
+            for statement in _own_limits(self._dialect, self._limit.left, local=not autocommits):
                 self._line.say(statement)
         return autocommits
 
@@ -113,6 +122,11 @@ class LimitedLine:
         """Commit."""
         self._line.commit()
 
+    @property
+    def session(self) -> Session | None:
+        """The server's session."""
+        return self._line.session
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -120,18 +134,21 @@ class LimitedLine:
         was_cut = self._watch is not None and self._watch.end()
         if self._patience is not None:
             _have_patience(*self._patience)
-        if was_cut and error is None and self._dialect.name != "sqlite":
-            self._line.drop(TimeoutError("its time was over just when it had answered"))
+        if was_cut and error is None:
+            error = TimeoutError("its time was over just when it had answered")
+        if error is None or self._dialect.name == "sqlite":
+            self._line.__exit__(kind, error if kind else None, traceback)
         else:
-            self._line.__exit__(kind, error, traceback)
+            self._line.drop(error)  # a ROLLBACK might wait for ever; the server does it when the connection ends
 
 
-def _own_limits(dialect: Dialect, seconds: float) -> list[str]:
+def _own_limits(dialect: Dialect, seconds: float, *, local: bool) -> list[str]:
     """What a server is told, so that it gives up before we do."""
     milliseconds = ceil(seconds * OWN_SHARE * 1000)
     whole = max(1, int(seconds * OWN_SHARE))
     if dialect.name == "postgresql":
-        return [f"SET lock_timeout = {milliseconds}", f"SET statement_timeout = {milliseconds}"]
+        name = "LOCAL" if local else "SESSION"
+        return [f"SET {name} {limit}_timeout = {milliseconds}" for limit in ("lock", "statement")]
     if dialect.name in {"mysql", "mariadb"}:
         locks = f"SET SESSION innodb_lock_wait_timeout = {whole}, SESSION lock_wait_timeout = {whole}"
         limited = getattr(dialect, "is_mariadb", False)
@@ -188,49 +205,52 @@ def _in_time(work: Callable[[], T], seconds: float, discard: Callable[[T], objec
 class _Watch:
     """Cuts one connection off when its time is over, unless it has ended by then."""
 
-    def __init__(self, cut: Callable[[], object], let_go: Callable[[], object]) -> None:
-        self._cut, self._let_go = cut, let_go
+    def __init__(self, driver_connection: Any, number: int | None) -> None:
+        self._connection = driver_connection if number is None else None
+        self._number = None if number is None else os.dup(number)  # the driver's own may be another's by then
         self._lock = threading.Lock()
-        self._ended = False
+        self.is_ended = False
         self._struck = False
 
     @classmethod
     def over(cls, driver_connection: Any, seconds: float) -> _Watch | None:
         """Watch this connection from now on; None if nothing is known of how to cut it off."""
-        if isinstance(driver_connection, sqlite3.Connection):
-            watch = cls(driver_connection.interrupt, lambda: None)
-        else:
-            number = _file_number(driver_connection)
-            if number is None:
-                return None
-            peer = socket.socket(fileno=os.dup(number))  # a number of our own: the driver's may be another's by then
-            watch = cls(lambda: peer.shutdown(socket.SHUT_RDWR), peer.close)
-        WATCHDOG.call(watch.strike, seconds)
+        number = None if isinstance(driver_connection, sqlite3.Connection) else file_number(driver_connection)
+        if number is None and not isinstance(driver_connection, sqlite3.Connection):
+            return None
+        watch = cls(driver_connection, number)
+        WATCHDOG.watch(watch, seconds)
         return watch
 
     def strike(self) -> None:
         """The time is over."""
         with self._lock:
-            if not self._ended:
+            if not self.is_ended:
                 self._struck = True
-                with suppress(OSError):  # it is cut off already
+                with suppress(Exception):  # it is cut off already, or closed
                     self._cut()
+
+    def _cut(self) -> None:
+        """What is still to be sent is not sent any more: it would be carried out when nobody expects it."""
+        if self._number is None:
+            cast("sqlite3.Connection", self._connection).interrupt()
+            return
+        peer = socket.socket(fileno=self._number)
+        try:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.shutdown(socket.SHUT_RDWR)
+        finally:
+            peer.detach()
 
     def end(self) -> bool:
         """Nothing more is cut off; whether it was."""
         with self._lock:
-            self._ended = True
-            self._let_go()
+            if not self.is_ended:
+                self.is_ended, self._connection = True, None
+                if self._number is not None:
+                    os.close(self._number)
+            WATCHDOG.ended()
             return self._struck
-
-
-def _file_number(driver_connection: Any) -> int | None:
-    """Of the connection's socket: psycopg tells it; PyMySQL keeps its socket in `_sock`."""
-    found = getattr(driver_connection, "_sock", None) or driver_connection
-    try:
-        return int(found.fileno())
-    except Exception:  # noqa: BLE001  another driver, or it is closed: the statement will say so
-        return None
 
 
 class _Watchdog:
@@ -242,29 +262,38 @@ class _Watchdog:
     def _anew(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, _Watch]] = []
         self._numbers = itertools.count()
+        self._over = 0
         self._thread: threading.Thread | None = None
 
-    def call(self, strike: Callable[[], None], seconds: float) -> None:
-        """Call this after so many seconds."""
+    def watch(self, watch: _Watch, seconds: float) -> None:
+        """Strike after so many seconds."""
         if self._process != os.getpid():
             self._anew()
         with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), strike))
-            if self._thread is None:
+            if self._over > len(self._due) // 2 + SOME:  # else memory would grow with the limit
+                self._due = [each for each in self._due if not each[2].is_ended]
+                heapq.heapify(self._due)
+                self._over = 0
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), watch))
+            if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name="statelatch-watchdog", daemon=True)
                 with suppress(RuntimeError):  # no thread is to be had: the next call tries again
                     thread.start()
                     self._thread = thread
-            if self._due[0][2] is strike:
+            if self._due[0][2] is watch:
                 self._changed.notify()
+
+    def ended(self) -> None:
+        """One of the watches has nothing more to do."""
+        self._over += 1
 
     def _run(self) -> None:
         while True:
-            self._next()()
+            self._next().strike()
 
-    def _next(self) -> Callable[[], None]:
+    def _next(self) -> _Watch:
         with self._changed:
             while (wait := self._until_due()) is None or wait > 0:
                 self._changed.wait(wait)
@@ -272,7 +301,7 @@ class _Watchdog:
 
     def _until_due(self) -> float | None:
         """Seconds; None if nothing is to be done."""
-        return self._due[0][0] - time.monotonic() if self._due else None
+        return min(self._due[0][0] - time.monotonic(), LONGEST) if self._due else None
 
 
 WATCHDOG = _Watchdog()

@@ -21,6 +21,7 @@ from statelatch.commands import Reply
 from statelatch.engines import (
     disconnected,
     give_back,
+    has_creator,
     is_autocommitting,
     is_in_memory,
     is_initialized,
@@ -29,6 +30,7 @@ from statelatch.engines import (
 )
 from statelatch.limits import Limit, LimitedLine
 from statelatch.prepared import Prepared
+from statelatch.sessions import Session, session_of
 from statelatch.spooled import SpooledRows
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class Line(Protocol):
 
     def commit(self) -> None:
         """Commit; if that fails, the transaction is rolled back before the connection is given back to the pool."""
+        ...
+
+    @property
+    def session(self) -> Session | None:
+        """The server's session, once it has begun; None if that is not known."""
         ...
 
     def __enter__(self) -> Self:
@@ -120,7 +127,7 @@ class Lines:
         line = FreshLine(self.engine) if command.fresh and not is_in_memory(self.engine) else self._line_for(command)
         if limit is None:
             return line
-        disposable = self._disposable or isinstance(line, FreshLine)
+        disposable = (self._disposable or isinstance(line, FreshLine)) and not has_creator(self.engine)
         return LimitedLine(line, limit, self.engine.dialect, disposable=disposable)
 
     def _line_for(self, command: Execute) -> CoreLine | CursorLine:
@@ -185,6 +192,7 @@ class CoreLine:
         self._engine = engine
         self._begun_here = False
         self._connection: Connection
+        self.session: Session | None = None
 
     @property
     def is_open(self) -> bool:
@@ -202,6 +210,7 @@ class CoreLine:
         """On SQLite a listener of the user's may have sent BEGIN where the driver does not."""
         connection = self._connection
         connection.begin()
+        self.session = _session(self._engine, connection.connection)
         driver = self.driver_connection
         sent = connection.dialect.name == "sqlite" and driver.in_transaction
         autocommits = not sent and is_autocommitting(self._engine, driver)
@@ -305,6 +314,7 @@ class CursorLine:
         self._begun_here = False
         self._connection: PoolProxiedConnection | None = None
         self._cursor: DBAPICursor | None = None
+        self.session: Session | None = None
 
     @property
     def is_open(self) -> bool:
@@ -328,6 +338,7 @@ class CursorLine:
                 self._cursor = self._pooled.cursor()
             except self._dialect.loaded_dbapi.Error as error:
                 raise self._failure(error) from error
+            self.session = _session(self._engine, self._pooled)
         autocommits = is_autocommitting(self._engine, self._pooled.dbapi_connection)
         if autocommits and several:
             self._begun_here = True
@@ -427,6 +438,17 @@ class CursorLine:
             connection_invalidated=lost,
             dialect=self._dialect,
         )
+
+
+def _session(engine: Engine, pooled: PoolProxiedConnection) -> Session | None:
+    """Asked once for each connection."""
+    known = pooled.info
+    if _SESSION not in known:
+        known[_SESSION] = session_of(engine.dialect, pooled.dbapi_connection)
+    return known[_SESSION]
+
+
+_SESSION = "statelatch_session"
 
 
 def _unprepared(statement: Executable | Prepared) -> Executable:

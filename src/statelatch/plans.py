@@ -33,7 +33,7 @@ from statelatch.labels import (
 from statelatch.outcomes import Packed, Packing, Pair, instant
 from statelatch.records import Snapshot, Transitioned
 from statelatch.requests import bound_parameters, check_changes, check_compared, check_new, check_params, check_proof
-from statelatch.retrying import TRIES, once, retried
+from statelatch.retrying import TRIES, once, raise_final, retried
 from statelatch.sending import Lost, Sending, explained
 from statelatch.statements import Statements
 from statelatch.tokens import mint, source_number, variants
@@ -94,7 +94,11 @@ def _sent(sending: Sending) -> Plan[Transitioned]:
             yield Applied((outcome,))
             return outcome
         lost = outcome
+        if sending.ambiguous:
+            sending.pinned = lost.version
     assert lost is not None, "the last try returns or raises"  # noqa: S101
+    if lost.unanswered is not None:
+        raise unknown(sending, lost.unanswered) from lost.unanswered
     raise sending.given_up(lost)
 
 
@@ -104,6 +108,7 @@ def resumed(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned]:
     if isinstance(outcome, Transitioned):
         yield Applied((outcome,))
         return outcome
+    sending.pinned = outcome.version
     return (yield from _sent(sending))
 
 
@@ -125,8 +130,8 @@ def _written(sending: Sending, transaction: Execute) -> Plan[Reply | Transitione
 
 def _compiled(sending: Sending) -> Plan[Transitioned | Lost]:
     """One UPDATE; the database decides."""
-    statements, version = sending.statements, sending.expected_version
-    sending.base = version
+    statements = sending.statements
+    version = sending.base = sending.pinned if sending.expected_version is None else sending.expected_version
     packs, clock = statements.of_mapping.has_last_insert_id, statements.of_mapping.clock
     may_pack = packs and (version is not None or clock.is_set)
     compiled = statements.compiled_update(at_version=version is not None, resent=sending.resent, packed=may_pack)
@@ -232,7 +237,7 @@ def _fire(firing: Firing) -> Plan[Fired | Refused]:
     try:
         return (yield Fire(firing))
     except Passing as error:
-        raise error.final(error.__cause__) from error
+        raise_final(error)
 
 
 def _update_fired(sending: Sending, snapshot: Snapshot, fired: Fired) -> tuple[Interpreted, Mapping[str, Any]]:

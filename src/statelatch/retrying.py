@@ -7,7 +7,7 @@ the library `tenacity` reckons them ("full jitter", https://aws.amazon.com/blogs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
@@ -18,7 +18,7 @@ from statelatch.faults import Passing, ReadOnly
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["TRIES", "insisted", "once", "pauses", "retried"]
+__all__ = ["TRIES", "insisted", "once", "pauses", "raise_final", "retried"]
 
 Result = TypeVar("Result")
 
@@ -78,8 +78,13 @@ def _again(
                 error = failure
                 break
             error = failure
-    raise _final(error) from error.__cause__
+    raise_final(error)
 
 
-def _final(error: ConnectionFailureError) -> BaseException:
-    return error.final(error.__cause__) if isinstance(error, Passing) else error
+def raise_final(error: ConnectionFailureError) -> NoReturn:
+    """Raise what this failure is when there are no more tries."""
+    cause = error.__cause__
+    final = error.final(cause) if isinstance(error, Passing) else error
+    if final is cause:
+        raise final
+    raise final from cause

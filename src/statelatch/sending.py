@@ -60,6 +60,7 @@ class Sending:
         resent: it may have been sent before.
         base: the version that the last try asked for; None if it took any.
         ambiguous: some try was not acknowledged: a later failure does not mean that nothing was written.
+        pinned: the version at which that try had not landed: a later one must find the row there.
     """
 
     statements: EventStatements
@@ -73,6 +74,7 @@ class Sending:
     recorded: Mapping[str, Any]
     base: int | None = None
     ambiguous: bool = False
+    pinned: int | None = None
 
     @property
     def table(self) -> str:
@@ -147,10 +149,8 @@ class Sending:
             sources=sources,
         )
 
-    def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError | OutcomeUnknownError:
+    def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError:
         """What is told when the last try was lost as well."""
-        if lost.unanswered is not None:
-            return lost.unanswered
         if lost.version == self.expected_version:  # a guard was false at each moment of writing, and true in between
             return self.refused(lost.version, lost.state, ())
         return self.stale(lost.version, lost.state, self.expected_version)

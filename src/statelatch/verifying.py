@@ -1,7 +1,8 @@
 """PURE: the order of steps after a lost acknowledgement: what was written is asked, never guessed.
 
-Theory of operation. A transaction whose COMMIT was not acknowledged has landed, or not, or is still on its way. So a
-*new* connection reads the row and locks it (FOR UPDATE): whoever is still writing it is waited for, in a time limit.
+Theory of operation. A transaction whose COMMIT was not acknowledged has landed, or not, or is still on its way. So its
+session is ended, if the server still has it, and a *new* connection reads the row and locks it (FOR UPDATE): whoever is
+still writing it is waited for, in a time limit.
 
 - The row has our token: it has landed.
 - The row is at the version that we asked for, or one further with another's token: it has not, and cannot any more.
@@ -9,7 +10,8 @@ Theory of operation. A transaction whose COMMIT was not acknowledged has landed,
   answer is always exact: no token there is ever overwritten.
 - Otherwise our token may have been written and overwritten: the log tells. Without one, nobody can: `OvertakenError`.
 
-What has not landed is sent again with the same token; a statement that arrives late is recognised by it.
+What has not landed is sent again with the same token, to the version that was read: whichever of the two arrives
+first, the other finds the row moved.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from statelatch.faults import is_duplicate
 from statelatch.labels import STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.retrying import TRIES, insisted, once, retried
 from statelatch.sending import Lost, Sending
+from statelatch.sessions import ended
 from statelatch.tokens import source_number, variants
 from statelatch.writes import token_parameter
 
@@ -32,9 +35,10 @@ if TYPE_CHECKING:
 
     from statelatch.prepared import Prepared
     from statelatch.records import Transitioned
+    from statelatch.sessions import Session
     from statelatch.statements import Statements
 
-__all__ = ["PATIENCE", "created", "logged", "unknown", "verified", "verify"]
+__all__ = ["PATIENCE", "created", "is_over", "logged", "unknown", "verified", "verify"]
 
 PATIENCE = 10.0
 """Seconds for which the row may be locked by a lost session, or nobody answer."""
@@ -52,8 +56,12 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
     sending.resent = sending.ambiguous = True
     statements, of_mapping = sending.statements, sending.statements.of_mapping
     try:
+        if not (yield from is_over(of_mapping, lost)):
+            raise unknown(sending, lost)
         row = yield from _read(of_mapping.reread_locked, sending.key_values)
         mine = (sending.mine(row) if row is not None else None) or (yield from logged(sending))
+    except OutcomeUnknownError:
+        raise
     except ConnectionFailureError as error:
         raise unknown(sending, error) from error
     if mine:
@@ -64,6 +72,15 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
     if not is_told:
         raise unknown(sending, lost, OvertakenError, OVERTAKEN) from lost
     return Lost(row[VERSION_COLUMN], row[STATE_COLUMN], lost)
+
+
+def is_over(statements: Statements, lost: OutcomeUnknownError) -> Plan[bool]:
+    """End the session that was lost, if it is known; whether it is gone, so that nothing of it can follow.
+
+    Raises:
+        ConnectionFailureError: nobody answers.
+    """
+    return lost.session is None or (yield from ended(statements.dialect, lost.session))
 
 
 def unknown(
@@ -115,6 +132,7 @@ def created(statements: Statements, transaction: Execute, lost: OutcomeUnknownEr
     )
     failure: BaseException = lost
     for _ in range(TRIES):
+        yield from _let_end(statements, lost)
         row = yield from _found(asked, lost)
         if row is not None and (own_key or row[mapping.token] == token):
             return row
@@ -136,6 +154,16 @@ def created(statements: Statements, transaction: Execute, lost: OutcomeUnknownEr
                 raise
             failure = error
     raise failure
+
+
+def _let_end(statements: Statements, lost: OutcomeUnknownError) -> Plan[None]:
+    try:
+        if not (yield from is_over(statements, lost)):
+            raise lost
+    except OutcomeUnknownError:
+        raise
+    except ConnectionFailureError as error:
+        raise lost from error
 
 
 def _found(asked: tuple[Prepared, Mapping[str, Any]], lost: OutcomeUnknownError) -> Plan[Row | None]:
@@ -163,10 +191,18 @@ def _is_other(statements: Statements, transaction: Execute, row: Row, lost: Outc
 
 
 def verify(
-    statements: Statements, token: UUID, key: Any, *, event: str | None, expected_version: int | None
+    statements: Statements,
+    token: UUID,
+    key: Any,
+    *,
+    event: str | None,
+    expected_version: int | None,
+    session: Session | None = None,
 ) -> Plan[bool]:
     """Whether a write has landed: see `PersistenceAdapter.verify`."""
     mapping, log = statements.mapping, statements.log
+    if session is not None:
+        yield from ended(statements.dialect, session)
     events = [statements.event(each) for each in ([event] if event else mapping.events)]
     sources = max((len(each.leaves) for each in events), default=1)
     key_values = mapping.key_values(key)

@@ -9,7 +9,7 @@ from sqlalchemy import URL, Engine
 from statelatch import OutcomeUnknownError, PersistenceAdapter, Transitioned, TransitionRefusedError
 from tests.databases import pooled
 from tests.orders import KEY, PATHS, order_adapter, stored_order
-from tests.outages import LostCommit
+from tests.outages import LostCommit, Outage
 
 
 @pytest.fixture(params=PATHS)
@@ -87,15 +87,29 @@ def test_a_hook_may_send(adapter: PersistenceAdapter) -> None:
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_of_an_unknown_outcome_a_hook_learns_when_it_is_known(adapter: PersistenceAdapter, landed: bool) -> None:
-    """Not while COMMIT is unanswered; once, when the call is repeated with its token."""
+def test_of_a_lost_commit_a_hook_learns_once(adapter: PersistenceAdapter, landed: bool) -> None:
+    """When it is known what has become of it, whether it had landed or was sent again."""
     calls: list[Transitioned] = []
     adapter.after_commit(calls.append)
     fault = LostCommit(adapter.engine, landed=landed)
     fault.arm(skip=0 if adapter.explain("pay").compiled else 1)
 
+    done = adapter.send(KEY, "pay")
+
+    assert (calls, fault.strikes) == ([done], 1)
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_of_an_unknown_outcome_a_hook_learns_when_it_is_known(adapter: PersistenceAdapter, landed: bool) -> None:
+    """Not while nobody answers; once, when the call is repeated with its token."""
+    calls: list[Transitioned] = []
+    adapter.after_commit(calls.append)
+    fault, outage = LostCommit(adapter.engine, landed=landed), Outage(adapter.engine)
+    fault.arm(skip=0 if adapter.explain("pay").compiled else 1)
+
     with pytest.raises(OutcomeUnknownError) as caught:
-        adapter.send(KEY, "pay")
+        outage.after(fault, lambda: adapter.send(KEY, "pay"))
+    outage.end()
     assert (calls, fault.strikes) == ([], 1)
     done = adapter.send(KEY, "pay", token=caught.value.token)
 

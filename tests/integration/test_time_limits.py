@@ -148,7 +148,7 @@ def test_the_limit_of_a_call_is_not_the_next_one_s(adapter: PersistenceAdapter) 
     assert done == [2]
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, True, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1.0, True, float("nan"), float("inf"), 1e10])
 def test_a_limit_is_a_positive_number(adapter: PersistenceAdapter, seconds: float) -> None:
     """Anything else is told at once."""
     with pytest.raises(RequestError, match="positive number of seconds"):

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event
 
 from statelatch.adapter import PersistenceAdapter
 from statelatch.closing import Closing
-from statelatch.engines import is_autocommitting, is_in_memory, is_initialized
+from statelatch.engines import has_creator, is_autocommitting, is_in_memory, is_initialized
 from statelatch.testing.drivers import Passage, driver_of
 from statelatch.testing.fault import DEADLY, Fault, InjectionError
 from statelatch.testing.injected import COMMIT, CONNECT, Injected, first_word
@@ -314,8 +314,7 @@ def _check_connections(engine: Engine) -> None:
             "the database is in memory: it is gone with its connection, which faults cut; use a file, as "
             "sqlite:///test.db in a temporary folder"
         )
-    creator: Any = engine.pool._creator  # noqa: SLF001  # pyright: ignore
-    if getattr(creator, "__module__", "") != "sqlalchemy.engine.create":
+    if has_creator(engine):
         raise InjectionError(
             "the engine's connections are made by its `creator`, or by another pool's: expected one that is made from "
             "a URL; give its driver's arguments as connect_args"

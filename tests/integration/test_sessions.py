@@ -1,0 +1,81 @@
+"""A connection that was lost may live on at the server: its session is ended before anybody says what has landed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from statelatch import OutcomeUnknownError, PersistenceAdapter
+from statelatch.sessions import Session, ended, session_of
+from tests.databases import on, pooled
+from tests.orders import KEY, order_adapter, stored_order
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@pytest.fixture
+def adapter(engine: Engine) -> Generator[PersistenceAdapter]:
+    """Orders, one of them a paid draft, on an engine of the adapter's own, in AUTOCOMMIT."""
+    given = order_adapter(engine)
+    given.create(tenant="acme", number=7, paid=True)
+    with PersistenceAdapter(engine.url, given.mapping) as own:
+        own.load(KEY)
+        yield own
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE orders%'"
+
+
+@on("postgresql")
+def test_a_statement_that_waits_for_the_table_does_not_land_later(adapter: PersistenceAdapter) -> None:
+    """As while an index is built: its UPDATE has not come to the row, so that no lock of the row tells of it."""
+    with pooled(adapter.engine.url) as other, other.connect() as connection:
+        connection.execute(text("LOCK TABLE orders IN SHARE MODE"))
+        with pytest.raises(OutcomeUnknownError) as caught:
+            adapter.limited(0.5).send(KEY, "drop")
+        error = caught.value
+        assert error.token is not None
+        landed = adapter.verify(error.token, KEY, event="drop", session=error.session)
+        left = connection.execute(text(WAITING)).scalar()
+        connection.rollback()
+
+    time.sleep(0.2)
+    assert (landed, left, stored_order(adapter.engine)["version"]) == (False, 0, 1)
+    assert adapter.send(KEY, "drop", token=error.token).version == 2
+
+
+@on("postgresql", "mariadb")
+def test_only_that_session_is_ended(adapter: PersistenceAdapter) -> None:
+    """Another that came from elsewhere is left alone, though it has the same number; one that is gone is no matter."""
+    dialect = adapter.lines.engine.dialect
+    with pooled(adapter.engine.url) as other, other.connect() as connection:
+        session = session_of(dialect, connection.connection.dbapi_connection)
+        assert session is not None
+        assert session.port > 0
+
+        assert adapter.run(ended(dialect, Session(session.number, session.port + 1))) is True
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+        assert adapter.run(ended(dialect, session)) is True
+        with pytest.raises(Exception, match=r"terminat|closed|Lost|gone"):
+            connection.execute(text("SELECT 1"))
+        connection.invalidate()
+        assert adapter.run(ended(dialect, session)) is True
+
+
+@on("postgresql", "mariadb")
+def test_a_default_timeout_of_python_s_sockets_changes_nothing(adapter: PersistenceAdapter) -> None:
+    """It is set for the socket objects by which a connection is watched, and must not reach the connection."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5.0)
+    try:
+        versions = [adapter.limited(2.0).load(KEY).version for _ in range(5)]
+        done: Any = adapter.limited(2.0).send(KEY, "pay")
+    finally:
+        socket.setdefaulttimeout(before)
+
+    assert (versions, done.version) == ([1] * 5, 2)
