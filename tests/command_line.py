@@ -76,6 +76,15 @@ def line_of(process: Process) -> str:
     return process.stdout.readline().decode().strip()
 
 
+def told(process: Process, text: str) -> None:
+    """Read its stderr up to a line with this text; fail with all of it if it ends without."""
+    assert process.stderr is not None
+    lines: list[bytes] = []
+    while text.encode() not in (line := process.stderr.readline()):
+        lines.append(line)
+        assert line, f"no {text!r} in {b''.join(lines).decode()!r}; the command ended with {ended(process)}"
+
+
 @contextmanager
 def in_terminal(*arguments: str, columns: int = 80) -> Generator[tuple[Process, int]]:
     """`statelatch` in the foreground of a terminal of its own, and the file descriptor of who sits at it."""

@@ -19,6 +19,12 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "statelatch"
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe is as wide as the product says: pytest-xdist, and many a shell, exports COLUMNS."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def runs_engine(engine: Engine) -> Engine:
     """An engine on a database that has the runs' table, empty."""

@@ -151,12 +151,35 @@ def test_a_database_that_does_not_answer(own: Engine, file: Path) -> None:
 
 
 def test_a_file_that_is_no_spool(db: str, file: Path) -> None:
-    """Somebody's text → set aside under a name that is said; the command goes on with a new one."""
+    """Somebody's text → 1, set aside under a name that is said; the next finds nothing to recover."""
     file.write_text("somebody's text")
     code, _, err = completed("recover", "--db", db, "--spool", str(file))
 
-    assert (code, Path(f"{file}.aside-1").read_text()) == (0, "somebody's text")
+    assert (code, Path(f"{file}.aside-1").read_text()) == (1, "somebody's text")
     assert f"set aside, unread, as {file}.aside-1" in err.decode()
+    assert f"{file}.aside-1: what it holds could not be read and was not recovered" in err.decode()
+    assert completed("recover", "--db", db, "--spool", str(file)) == (0, b"", b"statelatch: nothing to recover\n")
+
+
+def test_a_spool_that_is_damaged(own: Engine, db: str, file: Path) -> None:
+    """Its end is cut off, which only reading it shows → 1, and what was kept is in the file that is named."""
+    spooled(own, file)
+    damaged = file.read_bytes()[:5000]
+    file.write_bytes(damaged)
+    code, out, err = completed("recover", "--db", db, "--spool", str(file), "--json")
+
+    assert (code, out, Path(f"{file}.aside-1").read_bytes()) == (1, b"", damaged)
+    assert f"{file}.aside-1: what it holds could not be read" in err.decode()
+
+
+def test_a_database_of_another_application(db: str, file: Path) -> None:
+    """Named by mistake → 2 and what was expected; it keeps its name and every byte."""
+    execute(f"sqlite:///{file}", "CREATE TABLE users (name TEXT)")
+    before = file.read_bytes()
+    code, out, err = completed("recover", "--db", db, "--spool", str(file))
+
+    assert (code, out, file.read_bytes(), list(file.parent.glob("*.aside-*"))) == (2, b"", before, [])
+    assert f"spool {file}: expected a spool, found an SQLite database of another application" in err.decode()
 
 
 def test_no_such_spool(db: str, file: Path) -> None:

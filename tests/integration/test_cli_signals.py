@@ -28,6 +28,7 @@ from tests.command_line import (
     pids,
     rows,
     seen,
+    told,
 )
 from tests.runs import PATIENCE
 
@@ -94,9 +95,7 @@ def test_second_ctrl_c(db: str) -> None:
     with launched("run", "--db", db, "--grace", "1000", "--", "sh", "-c", STUBBORN) as process:
         family = pids(line_of(process))
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        while b"SIGINT passed on" not in process.stderr.readline():
-            pass
+        told(process, "SIGINT passed on")
         process.send_signal(signal.SIGINT)
         assert ended(process)[0] == 130
 

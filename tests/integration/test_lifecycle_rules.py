@@ -122,7 +122,7 @@ def test_a_broken_adapter_is_found(tmp_path: Path) -> None:
 
     program = "\n".join(error.value.__notes__)
     assert "state = CrossingRules()\n" in program
-    assert re.search(r"rows_0 = state\.create\(client=\d, mishap=\S.*, values={}\)\n", program)
+    assert re.search(r"rows_0 = state\.create\(((client=\d|mishap=None|values={})(, )?){3}\)\n", program)
     assert re.search(r"state\.send_\w+\(client=\d, .*params={}, row=rows_\d, version=Version\.\w+\)", program)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine, insert, select, update
 
 from statelatch.errors import ConfigurationError
-from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, SpoolError, current_run
+from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, SpoolError, create_tables, current_run
 from statelatch.runs.spool import Spool
-from tests.databases import unreachable
+from tests.databases import sqlite_file, unreachable
 from tests.outages import LostCommit, Outage, Traffic
 from tests.runs import ENDS, NEVER, PATIENCE, Holding, eventually, everything, nothing, stored
 from tests.spools import applied, recovered, spooled
@@ -29,6 +29,16 @@ EITHER_WAY = pytest.mark.usefixtures("either_way")
 def spool(tmp_path: Path) -> Path:
     """Where the spool is to be."""
     return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Generator[Engine]:
+    """Another database, with the runs' table and no run."""
+    (folder := tmp_path / "elsewhere").mkdir()
+    engine = create_engine(sqlite_file(folder))
+    create_tables(engine)
+    yield engine
+    engine.dispose()
 
 
 # -- into the spool ------------------------------------------------------------------------------------------------
@@ -198,6 +208,47 @@ def test_nothing_is_kept_of_what_a_connection_took(runs_engine: Engine, fallback
         assert handle.wait(PATIENCE).outcome in {Outcome.NO_OP, Outcome.APPLIED}
 
         assert (Spool(spool).entries(), manager.recover()) == ([], [])
+
+
+@EITHER_WAY
+@pytest.mark.parametrize(("function", "target", "error"), ENDS)
+def test_a_fallback_without_the_run_settles_nothing(
+    runs_engine: Engine,
+    elsewhere: Engine,
+    spool: Path,
+    caplog: pytest.LogCaptureFixture,
+    function: Callable[[], None],
+    target: str,
+    error: str | None,
+) -> None:
+    """The primary is away, and the fallback has no such row: kept, and written when the primary is back."""
+    outage = Outage(runs_engine)
+    with RunManager(runs_engine, fallbacks=[elsewhere], heartbeat=NEVER, spool=spool) as manager:
+        handle = manager.start(lambda: (outage.begin(), function()))
+        said = handle.wait(PATIENCE)
+        outage.end()
+
+        assert outage.refused >= 1
+        assert (said.target, said.outcome, said.state, said.via) == (target, Outcome.SPOOLED, None, "spool")
+        why = "the primary did not answer, a fallback has no such run"
+        assert caplog.messages == [f"run {handle.id}: {target} is kept in the spool, {why}"]
+        assert manager.recover() == [applied(handle, target, error)]
+
+
+def test_a_fallback_without_the_run_and_no_spool(
+    runs_engine: Engine, elsewhere: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same without a spool: unsaved, with a warning and the reason; not taken for a run that has ended."""
+    outage = Outage(runs_engine)
+    with RunManager(runs_engine, fallbacks=[elsewhere], heartbeat=NEVER) as manager:
+        said = manager.start(outage.begin).wait(PATIENCE)
+        outage.end()
+
+    assert (outage.refused >= 1, said.outcome, said.via) == (True, Outcome.UNSAVED, None)
+    assert "no such row" in (said.error or "")
+    assert caplog.messages == [
+        f"run {said.run_id}: completed could not be saved, the primary did not answer, a fallback has no such run"
+    ]
 
 
 # -- out of the spool ------------------------------------------------------------------------------------------------

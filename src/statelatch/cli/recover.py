@@ -14,8 +14,11 @@ from statelatch.cli.spool import SpoolOption, spool_file
 from statelatch.cli.tables import many_ends
 from statelatch.cli.terminal import console, log_to_stderr, put, say
 from statelatch.runs import Outcome, RunManager
+from statelatch.runs.spool import Spool, refuse_foreign
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from statelatch.runs import Finalized
 
 __all__ = ["recover"]
@@ -32,8 +35,9 @@ def recover(*, db: DatabaseOption = None, spool: SpoolOption = None, as_json: Js
     \b
     Exit code:
       0  nothing is left in the spool
-      1  something is: no database answered, or it has no such run; or there is no such file or database
-      2  wrong usage
+      1  something is: no database answered, or it has no such run; or the file was damaged and is set aside; or there
+         is no such file or database
+      2  wrong usage; or the file is a database of another application
     """  # noqa: D301  a backspace: click keeps these lines as they are
     file = spool_file(spool)
     if not file.exists():
@@ -42,12 +46,25 @@ def recover(*, db: DatabaseOption = None, spool: SpoolOption = None, as_json: Js
             return
         say(f"{file}: there is no such spool; `statelatch run --spool FILE` makes one")
         raise typer.Exit(NOT_ALL)
+    refuse_foreign(file)
     log_to_stderr()
-    with existing(db) as adapter, RunManager(adapter, spool=file) as manager:
-        told = manager.recover()
-    _show(told, as_json=as_json)
-    if any(said.outcome is Outcome.SPOOLED for said in told):
+    with existing(db) as adapter:
+        aside = _set_aside(file)
+        with RunManager(adapter, spool=file) as manager:
+            told = manager.recover()
+    if not aside:
+        _show(told, as_json=as_json)
+    for each in aside:
+        say(f"{each}: what it holds could not be read and was not recovered; nothing of it is deleted")
+    if aside or any(said.outcome is Outcome.SPOOLED for said in told):
         raise typer.Exit(NOT_ALL)
+
+
+def _set_aside(file: Path) -> list[Path]:
+    """Look at all of the spool; if it is damaged, or none, what it is called now."""
+    spool = Spool(file)
+    spool.entries()
+    return spool.aside
 
 
 def _show(told: list[Finalized], *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from statelatch.errors import ConfigurationError
+from statelatch.errors import ConfigurationError, RowNotFoundError
 from statelatch.runs.plans import Answer, finalized, left_in_spool
 from statelatch.runs.records import Outcome
 from statelatch.runs.spool import Spool, SpoolError
@@ -52,7 +52,7 @@ class Finalizer:
             What became of it, and why the database refused it, if it did.
         """
         self._pending[word.token] = word
-        answer = self._connections.say(word)
+        answer = _taken(self._connections.say(word))
         kept = answer.via is None and self._keep(word)
         del self._pending[word.token]
         said = finalized(word.run_id, word.target, answer, word.error, kept=kept)
@@ -117,13 +117,29 @@ def _apart(path: str | os.PathLike[str], connections: Connections) -> Spool:
     return Spool(path)
 
 
+def _taken(answer: Answer[Transitioned]) -> Answer[Transitioned]:
+    """The answer, unless it is a row that is missing where we were not sent: that row is the primary's.
+
+    A fallback may lag behind, or be another database: what it lacks the run has not lost.
+    """
+    if answer.failures and isinstance(answer.refusal, RowNotFoundError):
+        return Answer(None, failures=(*answer.failures, answer.refusal))
+    return answer
+
+
 def _log(said: Finalized, answer: Answer[Transitioned]) -> None:
     match said.outcome:
         case Outcome.NO_OP:
             logger.info("run %s: %s not written: %s", said.run_id, said.target, answer.refusal)
         case Outcome.SPOOLED:
-            logger.warning("run %s: %s is kept in the spool, no connection answered", said.run_id, said.target)
+            logger.warning("run %s: %s is kept in the spool, %s", said.run_id, said.target, _why(answer))
         case Outcome.UNSAVED:
-            logger.warning("run %s: %s could not be saved, no connection answered", said.run_id, said.target)
+            logger.warning("run %s: %s could not be saved, %s", said.run_id, said.target, _why(answer))
         case Outcome.APPLIED:
             logger.debug("run %s: %s at version %s via %s", said.run_id, said.state, said.version, said.via)
+
+
+def _why(answer: Answer[Transitioned]) -> str:
+    """Why no connection took a word."""
+    is_missing = isinstance(answer.failures[-1], RowNotFoundError)
+    return "the primary did not answer, a fallback has no such run" if is_missing else "no connection answered"

@@ -19,7 +19,7 @@ import json
 import logging
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-__all__ = ["Spool", "SpoolError"]
+__all__ = ["Spool", "SpoolError", "refuse_foreign"]
 
 logger = logging.getLogger("statelatch.runs")
 
@@ -107,12 +107,16 @@ class Spool:
         path: of the file; its folder must exist. Nothing else may use the file: a database that it finds there is
             set aside.
 
+    Attributes:
+        aside: what this object has set aside, by its new name.
+
     Raises:
         ConfigurationError: the file cannot be made or written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).resolve()
+        self.aside: list[Path] = []
         self._lock = threading.Lock()  # threads need not poll for one another
         try:
             self._use(_nothing)
@@ -213,7 +217,30 @@ class Spool:
             file = Path(f"{self.path}{side}")
             if file.exists():
                 file.rename(f"{self.path}.aside-{number}{side}")
-        logger.warning("spool %s: %s; set aside, unread, as %s.aside-%s", self.path, fault, self.path, number)
+        self.aside.append(Path(f"{self.path}.aside-{number}"))
+        logger.warning("spool %s: %s; set aside, unread, as %s", self.path, fault, self.aside[-1])
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a database of another application: who named it has erred. It is not changed.
+
+    One that is damaged is not refused: it may have been a spool.
+
+    Raises:
+        ConfigurationError: it is one.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    application = int.from_bytes(header[OF_APPLICATION])
+    if not header.startswith(MAGIC) or application == APPLICATION:
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as read:
+        if read.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+            raise ConfigurationError(
+                f"spool {path}: expected a spool, found an SQLite database of another application "
+                f"(application_id {application:#x}); name the file that `statelatch run --spool` was given"
+            )
 
 
 def _nothing(_: sqlite3.Connection) -> None:

@@ -58,7 +58,7 @@ class Locker:
         """Return as soon as the lock is held.
 
         Raises:
-            InjectionError: it cannot be had.
+            InjectionError: it cannot be had within a second.
         """
         self._thread.start()
         self._held.wait()

@@ -120,4 +120,4 @@ def lock(table: str | None) -> list[str]:
     """Writers of the table wait, and so does who reads FOR UPDATE; other readers do not."""
     if table is None:
         raise InjectionError("LOCK: expected a statement that names its table: UPDATE, INSERT, DELETE, SELECT … FROM")
-    return ["BEGIN", "SET LOCAL lock_timeout = '5s'", f"LOCK TABLE {table} IN EXCLUSIVE MODE"]
+    return ["BEGIN", "SET LOCAL lock_timeout = '1s'", f"LOCK TABLE {table} IN EXCLUSIVE MODE"]

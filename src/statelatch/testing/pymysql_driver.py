@@ -99,7 +99,7 @@ def lock(table: str | None) -> list[str]:
         raise InjectionError("LOCK: expected a statement that names its table: UPDATE, INSERT, DELETE, SELECT … FROM")
     return [
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        "SET SESSION innodb_lock_wait_timeout = 5",
+        "SET SESSION innodb_lock_wait_timeout = 1",
         "BEGIN",
         f"SELECT count(*) FROM (SELECT 1 FROM {table} FOR UPDATE) AS locked",  # noqa: S608  the table of the user's statement
     ]

@@ -16,6 +16,7 @@ from statelatch.testing.injected import COMMIT
 __all__ = ["SqliteConnection", "SqliteCursor", "connect", "lock", "refuse"]
 
 _PATIENCE = 1.0
+"""Seconds for which a connection of the injector's own waits for a lock, whatever the engine's would."""
 
 
 class SqliteCursor(sqlite3.Cursor):
@@ -140,4 +141,4 @@ def refuse(arguments: list[Any], _keywords: dict[str, Any]) -> None:
 
 def lock(_table: str | None) -> list[str]:
     """SQLite has one writer: the lock is the file's."""
-    return ["BEGIN IMMEDIATE"]
+    return [f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}", "BEGIN IMMEDIATE"]

@@ -9,7 +9,15 @@ from unittest import TestCase
 
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from statelatch.testing.mishaps import Change, Mishap, Overtaking, mishaps
 from statelatch.testing.rows import Asked, Attempt, Row, Version
@@ -100,6 +108,8 @@ def rules_of(
         "mapping": mapping,
         "clients": clients,
         "count": count,
+        # Hypothesis leaves rules out at random; without a row no other could be run, and the example would be wasted
+        "first": initialize(target=ROWS, client=client, mishap=st.none(), values=values)(_create),
         "create": rule(target=ROWS, client=client, values=values, mishap=_mishap(faults, "INSERT"))(_create),
         "load": rule(client=client, row=ROWS, mishap=_mishap(faults, "SELECT"))(_load),
         "repeat": rule(client=client, attempt=ATTEMPTS)(_repeat),
