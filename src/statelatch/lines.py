@@ -14,13 +14,11 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from statelatch.commands import Reply
+from statelatch.cursor_line import CursorLine
 from statelatch.engines import (
-    disconnected,
-    give_back,
     has_creator,
     is_autocommitting,
     is_in_memory,
@@ -30,7 +28,7 @@ from statelatch.engines import (
 )
 from statelatch.limits import Limit, LimitedLine
 from statelatch.prepared import Prepared
-from statelatch.sessions import Session, session_of
+from statelatch.sessions import Session, pooled_session
 from statelatch.spooled import SpooledRows
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, CursorResult, Engine, Executable
     from sqlalchemy.engine.interfaces import DBAPICursor
-    from sqlalchemy.pool import PoolProxiedConnection
 
     from statelatch.commands import Execute, Row
 
@@ -210,7 +207,7 @@ class CoreLine:
         """On SQLite a listener of the user's may have sent BEGIN where the driver does not."""
         connection = self._connection
         connection.begin()
-        self.session = _session(self._engine, connection.connection)
+        self.session = pooled_session(self._engine.dialect, connection.connection)
         driver = self.driver_connection
         sent = connection.dialect.name == "sqlite" and driver.in_transaction
         autocommits = not sent and is_autocommitting(self._engine, driver)
@@ -302,153 +299,6 @@ class FreshLine(CoreLine):
     def drop(self, error: BaseException) -> None:
         super().drop(error)
         self._engine.dispose()
-
-
-class CursorLine:
-    """A DBAPI cursor of a pooled connection; kept by its `Lines`, it serves one transaction after the other."""
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-        self._engine = lines.engine
-        self._dialect = lines.engine.dialect
-        self._begun_here = False
-        self._connection: PoolProxiedConnection | None = None
-        self._cursor: DBAPICursor | None = None
-        self.session: Session | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self._connection is not None
-
-    @property
-    def driver_connection(self) -> Any:
-        return self._pooled.dbapi_connection
-
-    def __enter__(self) -> Self:
-        if self._connection is None:
-            try:
-                self._connection = self._engine.raw_connection()
-            except self._dialect.loaded_dbapi.Error as error:
-                raise self._wrapped(error, lost=False) from error
-        return self
-
-    def begin(self, *, several: bool) -> bool:
-        if self._cursor is None:
-            try:
-                self._cursor = self._pooled.cursor()
-            except self._dialect.loaded_dbapi.Error as error:
-                raise self._failure(error) from error
-            self.session = _session(self._engine, self._pooled)
-        autocommits = is_autocommitting(self._engine, self._pooled.dbapi_connection)
-        if autocommits and several:
-            self._begun_here = True
-            self._send("BEGIN", ())
-        return autocommits and not several
-
-    def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
-        assert isinstance(statement, Prepared), "`line_for` has chosen"  # noqa: S101
-        try:
-            bound = statement.bound(parameters)
-        except Exception as error:  # a type of the user's refuses the value
-            raise self._wrapped(error, statement.sql, parameters, lost=False) from error
-        return self._send(statement.sql, bound, statement)
-
-    def commit(self) -> None:
-        if self._begun_here:
-            self._send("COMMIT", ())
-            return
-        try:
-            self._dialect.do_commit(self._pooled)
-        except self._dialect.loaded_dbapi.Error as error:
-            raise self._failure(error) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._begun_here = False
-            if not self._lines.keep(self):
-                self.give_back()
-        elif self._pooled.is_valid:
-            self._take_back(error)
-
-    def say(self, sql: str) -> None:
-        self._send(sql, ())
-
-    def drop(self, error: BaseException) -> None:
-        if self._pooled.is_valid:
-            self._pooled.invalidate(error)
-
-    def give_back(self) -> None:
-        """Let the pool have the connection."""
-        give_back(self._pooled)
-
-    @property
-    def _pooled(self) -> PoolProxiedConnection:
-        assert self._connection is not None, "it was entered"  # noqa: S101
-        return self._connection
-
-    def _take_back(self, error: BaseException) -> None:
-        """Roll back; a connection that cannot, or was interrupted in the middle of an answer, is not used again."""
-        try:
-            if not isinstance(error, Exception):
-                raise error
-            if self._begun_here:
-                self._send("ROLLBACK", ())
-            else:
-                self._pooled.rollback()
-        except BaseException as failure:  # noqa: BLE001  the first error is the one to tell
-            if self._pooled.is_valid:
-                self._pooled.invalidate(failure)
-        else:
-            self._pooled.close()
-
-    def _send(self, sql: str, parameters: Any, returning: Prepared | None = None) -> Reply:
-        cursor = self._cursor
-        assert cursor is not None, "it was begun"  # noqa: S101
-        try:
-            cursor.execute(sql, parameters)
-            if not cursor.description:
-                return Reply(cursor.rowcount, (), getattr(cursor, "lastrowid", None))
-            rows = returning.rows(cursor) if returning else ()
-            return Reply(len(rows), rows, None)
-        except self._dialect.loaded_dbapi.Error as error:
-            raise self._failure(error, sql, parameters) from error
-
-    def _failure(self, error: BaseException, sql: str | None = None, parameters: Any = None) -> BaseException:
-        """The driver's error as SQLAlchemy raises it; others as they are."""
-        dbapi = self._dialect.loaded_dbapi
-        if not isinstance(error, dbapi.Error):
-            return error
-        lost = self._dialect.is_disconnect(error, self._pooled.dbapi_connection, None)
-        if lost:
-            disconnected(self._engine, self._pooled, error)
-            self._lines.lost(error)
-        return self._wrapped(error, sql, parameters, lost=lost)
-
-    def _wrapped(
-        self, error: Exception, sql: str | None = None, parameters: Any = None, *, lost: bool
-    ) -> BaseException:
-        return DBAPIError.instance(
-            sql,
-            parameters,
-            error,
-            self._dialect.loaded_dbapi.Error,
-            hide_parameters=self._engine.hide_parameters,
-            connection_invalidated=lost,
-            dialect=self._dialect,
-        )
-
-
-def _session(engine: Engine, pooled: PoolProxiedConnection) -> Session | None:
-    """Asked once for each connection."""
-    known = pooled.info
-    if _SESSION not in known:
-        known[_SESSION] = session_of(engine.dialect, pooled.dbapi_connection)
-    return known[_SESSION]
-
-
-_SESSION = "statelatch_session"
 
 
 def _unprepared(statement: Executable | Prepared) -> Executable:

@@ -9,6 +9,7 @@ or when its number has been given to another, nobody is ended.
 from __future__ import annotations
 
 import os
+import select as select_module
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from statelatch.retrying import insisted, once
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
+    from sqlalchemy.pool import PoolProxiedConnection
 
-__all__ = ["Session", "ended", "file_number", "session_of"]
+__all__ = ["Session", "ended", "file_number", "is_dropped", "pooled_session", "session_of"]
 
 SECONDS = 10.0
 """For each transaction that asks."""
@@ -61,6 +63,27 @@ def session_of(dialect: Dialect, driver_connection: Any) -> Session | None:
     postgresql = dialect.driver == "psycopg"
     own = driver_connection.info.backend_pid if postgresql else driver_connection.thread_id()
     return Session(int(own), _port(number))
+
+
+def pooled_session(dialect: Dialect, pooled: PoolProxiedConnection) -> Session | None:
+    """The same, asked once for each connection of a pool."""
+    known = pooled.info
+    if _KNOWN not in known:
+        known[_KNOWN] = session_of(dialect, pooled.dbapi_connection)
+    return known[_KNOWN]
+
+
+_KNOWN = "statelatch_session"
+
+
+def is_dropped(driver_connection: Any) -> bool:
+    """Whether the server has ended this connection while nobody used it: there is something to be read, its end."""
+    number = file_number(driver_connection)
+    if number is None:
+        return False
+    peer = select_module.poll()
+    peer.register(number, select_module.POLLIN)
+    return bool(peer.poll(0))
 
 
 def _port(number: int) -> int:

@@ -36,11 +36,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import StaticPool
 from statemachine import State, StateMachine
 
-from statelatch import ConnectionFailureError, MachineMapping, OutcomeUnknownError, PersistenceAdapter
+from statelatch import ConnectionFailureError, MachineMapping, OutcomeUnknownError, PersistenceAdapter, cursor_line
 from statelatch.columns import TransitionColumns, UTCDateTime, now, state_text
 from statelatch.commands import Execute, Plan, Reply
+from statelatch.cursor_line import CursorLine
 from statelatch.errors import Phase
-from statelatch.lines import CoreLine, CursorLine, FreshLine, Lines
+from statelatch.lines import CoreLine, FreshLine, Lines
 from statelatch.prepared import Prepared
 from tests.databases import administrator, kill_connections, on, pooled
 
@@ -463,3 +464,19 @@ def test_a_database_in_memory_has_no_second_connection() -> None:
     engine = create_engine("sqlite://", poolclass=StaticPool)
     adapter = PersistenceAdapter(engine, MAPPING)
     assert type(adapter.lines.line_for(Execute((), fresh=True))) is not FreshLine
+
+
+@on("postgresql", "mariadb")
+def test_a_connection_that_died_while_idle_loses_nothing(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen before anything is sent over it, so that no outcome is in doubt, not even of an event that repeats."""
+    monkeypatch.setattr(cursor_line, "IDLE", 0.0)
+    with pooled(database_url) as engine:
+        Base.metadata.create_all(engine)
+    with PersistenceAdapter(database_url, MAPPING) as adapter:
+        adapter.create(id=1)
+        for _ in range(3):
+            adapter.send(1, "hold")
+        assert kill_connections(database_url) == 1
+        time.sleep(0.05)
+
+        assert adapter.send(1, "hold").version == 5
