@@ -21,6 +21,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from statelatch.batch_requests import Batch
 from statelatch.batch_statements import NUMBER
 from statelatch.commands import Applied, Execute, Plan, Reply
@@ -185,7 +187,7 @@ def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[
         reply = yield from insisted(once(asked))
     except OutcomeUnknownError:
         raise
-    except ConnectionFailureError as error:
+    except (ConnectionFailureError, DBAPIError) as error:
         raise lost from error
     for row in reply.rows:
         if mine := _sending(sent, requests, row[NUMBER]).mine(row):

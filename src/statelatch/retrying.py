@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
 from statelatch.commands import Execute, Pause, Plan, Reply
@@ -42,11 +43,21 @@ def retried(attempt: Callable[[], Plan[Result]]) -> Plan[Result]:
 
 
 def insisted(attempt: Callable[[], Plan[Result]]) -> Plan[Result]:
-    """The same for what only asks, and is worth a few tries even if nobody answers."""
+    """The same for what only asks, and is worth a few tries even if nobody answers.
+
+    Raises:
+        ConnectionFailureError: nobody has; whatever the driver said of it.
+    """
     try:
         return (yield from attempt())
     except ConnectionFailureError as error:
-        return (yield from _again(attempt, error, ConnectionFailureError))
+        failure = error
+    try:
+        return (yield from _again(attempt, failure, ConnectionFailureError))
+    except DBAPIError as error:
+        raise ConnectionFailureError(
+            phase=failure.phase, database=failure.database, detail=str(error.orig or error)
+        ) from error
 
 
 def once(transaction: Execute) -> Callable[[], Plan[Reply]]:

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 from statelatch.commands import Execute, Plan, Reply, Row
 from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, OvertakenError, Phase, RowNotFoundError
 from statelatch.faults import is_duplicate
@@ -64,6 +66,8 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
         raise
     except ConnectionFailureError as error:
         raise unknown(sending, error) from error
+    except DBAPIError as error:  # it could not be asked, whatever the reason
+        raise unknown(sending, lost) from error
     if mine:
         return mine
     if row is None:
@@ -162,14 +166,14 @@ def _let_end(statements: Statements, lost: OutcomeUnknownError) -> Plan[None]:
             raise lost
     except OutcomeUnknownError:
         raise
-    except ConnectionFailureError as error:
+    except (ConnectionFailureError, DBAPIError) as error:
         raise lost from error
 
 
 def _found(asked: tuple[Prepared, Mapping[str, Any]], lost: OutcomeUnknownError) -> Plan[Row | None]:
     try:
         return (yield from _read(*asked))
-    except ConnectionFailureError as error:
+    except (ConnectionFailureError, DBAPIError) as error:
         raise lost from error
 
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from statemachine import State, StateMachine
 
@@ -23,7 +23,7 @@ from statelatch import (
 from statelatch.columns import TransitionColumns, TransitionLogColumns, state_text
 from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import Phase
-from statelatch.faults import ReadOnly
+from statelatch.faults import Exhausted, ReadOnly
 from statelatch.labels import EXPECTED
 from statelatch.plans import create, send, verify
 from statelatch.prepared import Prepared
@@ -286,6 +286,22 @@ def test_nobody_to_ask_is_an_unknown_outcome(failure: ConnectionFailureError) ->
     assert (error.phase, error.token, error.key, error.event) == (Phase.COMMIT, TOKEN, 7, "flip")
     assert (error.expected_version, len(script.pauses)) == (4, 2)
     assert not isinstance(error, OvertakenError)
+
+
+def full() -> Exhausted:
+    """The disk is full; after three times it would be the driver's own error."""
+    error = Exhausted(phase=Phase.EXECUTE, database="db", detail="full")
+    error.__cause__ = DBAPIError("SELECT", {}, ValueError("full"))
+    return error
+
+
+@pytest.mark.parametrize("failures", [[full(), full(), full()], [DBAPIError("SELECT", {}, ValueError("no right"))]])
+def test_whatever_keeps_one_from_asking_the_outcome_is_unknown(failures: list[Exception]) -> None:
+    """The driver's own error would say that nothing was written."""
+    with pytest.raises(OutcomeUnknownError):
+        Script(LOST, *failures).run(sent("flip", 4))
+    with pytest.raises(OutcomeUnknownError):
+        Script(LOST, *failures).run(create(PLAIN, {"id": 7}))
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])
