@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 BUDGET = 60.0
 """Seconds in which a mutant must be found."""
-GRACE = 30.0
+GRACE = 120.0
 """Seconds that a soak may take beyond its time."""
 SEED = 7
 FOUND = 3

@@ -65,7 +65,10 @@ def test_arguments_that_make_no_sense(orders: Engine, arguments: dict[str, Any],
         (lambda: create_engine("sqlite://"), "in memory"),
         (lambda: create_engine("sqlite://", poolclass=NullPool), "in memory"),
         (lambda: create_engine("sqlite:///x.db", creator=lambda: None), "made by its `creator`"),
-        (lambda: create_engine("postgresql+asyncpg://h/d"), "postgresql\\+asyncpg: expected an engine of sqlite3"),
+        (
+            lambda: create_engine("postgresql+psycopg_async://h/d"),
+            r"postgresql\+psycopg_async: expected an engine of sqlite3",
+        ),
     ],
 )
 def test_an_engine_that_cannot_be_struck(make: Callable[[], Engine], told: str) -> None:
