@@ -193,7 +193,10 @@ class World:
             fail("send_batch", f"{count} answers", repr(answer))
         if not isinstance(answer, BatchInterruptedError):
             return [answer] * count
-        rest = iter(self._another.adapter.send_batch(answer.requests))
+        again = answer_of(lambda: self._another.adapter.send_batch(answer.requests))
+        if not isinstance(again, list):
+            fail("send_batch, sent again without a fault", f"{len(answer.requests)} answers", repr(again))
+        rest = iter(cast("list[object]", again))
         return [next(rest) if told is None else told for told in answer.answers]
 
     def change(self, row: Row, values: Mapping[str, Any]) -> None:
