@@ -67,7 +67,7 @@ def test_arguments_that_make_no_sense(orders: Engine, arguments: dict[str, Any],
         (lambda: create_engine("sqlite:///x.db", creator=lambda: None), "made by its `creator`"),
         (
             lambda: create_engine("postgresql+psycopg_async://h/d"),
-            r"postgresql\+psycopg_async: expected an engine of sqlite3",
+            r"postgresql\+psycopg: expected an engine of sqlite3",
         ),
     ],
 )
