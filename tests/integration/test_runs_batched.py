@@ -147,6 +147,7 @@ def test_a_crowd_that_nobody_takes_is_unsaved(runs_engine: Engine, executor: Thr
 
 def test_shutdown_writes_what_is_collected(runs_engine: Engine, executor: ThreadPoolExecutor) -> None:
     """When it returns every last word is in the table, and the batcher's thread has ended."""
+    before = set(threading.enumerate())  # another test's may be about to end
     with at_gate() as gate:
         manager = RunManager(runs_engine, executor=executor, heartbeat=NEVER, batch=True)
         for number in range(CROWD):
@@ -156,7 +157,8 @@ def test_shutdown_writes_what_is_collected(runs_engine: Engine, executor: Thread
         manager.shutdown()
 
     assert {(row.status, row.version) for row in everything(runs_engine)} == {("completed", 3)}
-    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("statelatch")}
+    new = set(threading.enumerate()) - before
+    names = {thread.name for thread in new if thread.name.startswith("statelatch")}
     assert names <= {"statelatch-watchdog"}, "the watchdog of all time limits is the process's"
 
 
