@@ -107,10 +107,10 @@ def in_terminal(*arguments: str, columns: int = 80) -> Generator[tuple[Process, 
             os.close(person)
 
 
-def seen(person: int, until: str | None = None) -> str:
-    """What the terminal shows until this text, or until the end."""
+def seen(person: int, *, lines: int | None = None) -> str:
+    """What the terminal shows until there are so many lines, however they come, or until the end."""
     shown = b""
-    while until is None or until.encode() not in shown:
+    while lines is None or shown.count(b"\n") < lines:
         assert select.select([person], [], [], PATIENCE)[0], f"nothing more after {shown!r}"
         try:
             read = os.read(person, 4096)

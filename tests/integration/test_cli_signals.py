@@ -42,7 +42,7 @@ def db(tmp_path: Path) -> str:
 def test_ctrl_c(db: str) -> None:
     """Ctrl-C at a terminal → the command and its child, which minds no SIGINT, are gone at once; cancelled; 130."""
     with in_terminal("run", "--db", db, "--grace", "1000", "--", "sh", "-c", FAMILY) as (process, person):
-        shown = seen(person, until="\n") + seen(person, until="\n")
+        shown = seen(person, lines=2)
         os.write(person, b"\x03")
         after = seen(person)
         code = process.wait()
@@ -183,8 +183,7 @@ def test_signals_for_the_command(db: str) -> None:
 def test_ctrl_z(db: str) -> None:
     """Ctrl-Z → the command is stopped, and we are, so that a shell sees it; SIGCONT → both go on."""
     with in_terminal("run", "--db", db, "--", "sh", "-c", "echo $$; exec sleep 100") as (process, person):
-        seen(person, until="\n")
-        (command,) = pids(seen(person, until="\n"))
+        (command,) = pids(seen(person, lines=2).splitlines()[1])
         os.write(person, b"\x1a")
         assert eventually(lambda: state_of(process.pid) == state_of(command) == "T")
         process.send_signal(signal.SIGCONT)
