@@ -168,14 +168,16 @@ class PersistenceAdapter(Closing):
             key: of the error.
             event: of the error, if it has one: from some states the row cannot have come there by it.
             expected_version: likewise.
-            session: likewise; it is ended, so that nothing of it can follow. Without it, a statement that has not come
-                as far as to the row, for a lock on the whole table for instance, may land after "False".
+            session: likewise; it is ended, so that nothing of it can follow, or, where that cannot be, waited for.
+                Without it, a statement that has not come as far as to the row, for a lock on the whole table for
+                instance, may land after "False".
 
         Returns:
             True if it has landed, whatever has followed; False if it has not. A row that is gone has kept nothing.
 
         Raises:
             OvertakenError: the row has moved on since, and no log tells by whom. It is an `OutcomeUnknownError`.
+            OutcomeUnknownError: a proxy hides the session, and its statement is still carried out: ask again later.
             ConnectionFailureError: the database did not answer.
             RequestError: unknown event, or no such key.
         """

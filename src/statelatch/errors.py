@@ -245,8 +245,6 @@ class OutcomeUnknownError(ConnectionFailureError):
         session: the server's session that was lost, as far as it is known.
     """
 
-    session: Session | None = None
-
     def __init__(
         self,
         *,
@@ -257,8 +255,10 @@ class OutcomeUnknownError(ConnectionFailureError):
         key: object = None,
         event: str | None = None,
         expected_version: int | None = None,
+        session: Session | None = None,
     ) -> None:
         self.token, self.key, self.event, self.expected_version = token, key, event, expected_version
+        self.session = session
         super().__init__(phase=phase, database=database, detail=detail)
 
     def _message(self) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from statelatch.records import LogEntry
+    from statelatch.sessions import Session
 
 __all__ = ["Lost", "Sending", "explained"]
 
@@ -61,6 +62,7 @@ class Sending:
         base: the version that the last try asked for; None if it took any.
         ambiguous: some try was not acknowledged: a later failure does not mean that nothing was written.
         pinned: the version at which that try had not landed: a later one must find the row there.
+        session: of the server, over which that try was lost; None if it is not known.
     """
 
     statements: EventStatements
@@ -75,6 +77,7 @@ class Sending:
     base: int | None = None
     ambiguous: bool = False
     pinned: int | None = None
+    session: Session | None = None
 
     @property
     def table(self) -> str:

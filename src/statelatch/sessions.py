@@ -2,8 +2,8 @@
 
 A connection that is lost to us may live on at the server: its statement waits for a lock, or has not been read yet, and
 is carried out when nobody expects it any more. So before anybody is told that it has not landed, its session is ended.
-It is known by its number and by the port that it came from, so that no other session is taken for it: behind a proxy,
-or when its number has been given to another, nobody is ended.
+It is known by its number and by the port that it came from, so that no other session is taken for it. Behind a proxy,
+or when its number has been given to another, nobody is ended, but while it is busy nothing is told.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, column, func, literal_column, select, table, text
+from sqlalchemy import Integer, bindparam, cast, column, func, literal_column, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from statelatch.commands import Execute, Pause, Plan
 from statelatch.retrying import insisted, once
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect
+    from sqlalchemy import Dialect, Executable
     from sqlalchemy.pool import PoolProxiedConnection
 
 __all__ = ["Session", "ended", "file_number", "is_dropped", "pooled_session", "session_of"]
@@ -97,38 +97,53 @@ def _port(number: int) -> int:
 def ended(dialect: Dialect, session: Session) -> Plan[bool]:
     """End a session, if it is still there, and wait until it is gone; False if it does not go.
 
+    One that has its number and came from another port is left alone, but may be it as well: seen through a proxy, or
+    over MariaDB's Unix socket. Of that it is only said that nothing can follow when it is idle.
+
     Raises:
         ConnectionFailureError: nobody answers.
     """
-    known = {"number": session.number, "port": session.port, "host": f"%:{session.port}"}
+    seek, kill = (_BACKEND, _terminate(session)) if dialect.name == "postgresql" else (_PROCESS, _kill(session))
+    sought = seek, {"number": session.number}
     try:
-        if dialect.name == "postgresql":
-            rows = (yield from insisted(once(Execute(((TERMINATE, known),), fresh=True, seconds=SECONDS)))).rows
-            return all(row["gone"] for row in rows)
         for _ in range(LOOKS):
-            rows = (yield from insisted(once(Execute(((PROCESS, known),), fresh=True, seconds=SECONDS)))).rows
-            if not rows:
+            rows = (yield from insisted(once(Execute((sought,), fresh=True, seconds=SECONDS)))).rows
+            found = next(iter(rows), None)
+            if found is None:
                 return True
-            yield from _killed(session)
+            if found["port"] == session.port:
+                yield from _killed(kill)
+            elif not found["is_busy"]:
+                return True
             yield Pause(EVERY)
-    except DBAPIError:  # this server has no such function, or this user no right: then it is only waited for
+    except DBAPIError:  # this server has no such table, or this user no right: then it is only waited for
         return True
     return False
 
 
-def _killed(session: Session) -> Plan[None]:
+def _killed(statement: Executable) -> Plan[None]:
     try:
-        yield Execute(((text(f"KILL CONNECTION {session.number}"), {}),), fresh=True, seconds=SECONDS)
+        yield Execute(((statement, {}),), fresh=True, seconds=SECONDS)
     except DBAPIError:  # it has gone by itself
         return
 
 
-_ACTIVITY = table("pg_stat_activity", column("pid"), column("client_port"), column("usename")).c
-TERMINATE = select(func.pg_terminate_backend(_ACTIVITY.pid, 2000).label("gone")).where(
-    _ACTIVITY.pid == bindparam("number"),
-    _ACTIVITY.client_port == bindparam("port"),
-    _ACTIVITY.usename == literal_column("current_user"),
+_ACTIVITY = table("pg_stat_activity", *map(column, ("pid", "client_port", "usename", "state"))).c
+_BACKEND = select(_ACTIVITY.client_port.label("port"), (_ACTIVITY.state == "active").label("is_busy")).where(
+    _ACTIVITY.pid == bindparam("number"), _ACTIVITY.usename == literal_column("current_user")
 )
 
-_PROCESS = table("processlist", column("id"), column("host"), schema="information_schema").c
-PROCESS = select(_PROCESS.id).where(_PROCESS.id == bindparam("number"), _PROCESS.host.like(bindparam("host")))
+
+def _terminate(session: Session) -> Executable:
+    is_it = (_ACTIVITY.pid == session.number, _ACTIVITY.client_port == session.port)
+    return select(func.pg_terminate_backend(_ACTIVITY.pid)).where(*is_it)
+
+
+_LIST = table("processlist", *map(column, ("id", "host", "command")), schema="information_schema").c
+_PROCESS = select(
+    cast(func.substring_index(_LIST.host, ":", -1), Integer).label("port"), (_LIST.command != "Sleep").label("is_busy")
+).where(_LIST.id == bindparam("number"))
+
+
+def _kill(session: Session) -> Executable:
+    return text(f"KILL CONNECTION {session.number}")

@@ -45,6 +45,7 @@ __all__ = ["PATIENCE", "created", "is_over", "logged", "unknown", "verified", "v
 PATIENCE = 10.0
 """Seconds for which the row may be locked by a lost session, or nobody answer."""
 
+GOES_ON = "the server still carries out a statement of the session that was lost"
 OVERTAKEN = "the row has moved on since, and without a log nobody can tell whether by this write"
 
 
@@ -56,10 +57,11 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
         RowNotFoundError: the row is gone.
     """
     sending.resent = sending.ambiguous = True
+    sending.session = lost.session
     statements, of_mapping = sending.statements, sending.statements.of_mapping
     try:
         if not (yield from is_over(of_mapping, lost)):
-            raise unknown(sending, lost)
+            raise unknown(sending, lost, detail=GOES_ON)
         row = yield from _read(of_mapping.reread_locked, sending.key_values)
         mine = (sending.mine(row) if row is not None else None) or (yield from logged(sending))
     except OutcomeUnknownError:
@@ -102,6 +104,7 @@ def unknown(
         key=sending.key,
         event=sending.statements.event,
         expected_version=sending.base,
+        session=sending.session,
     )
 
 
@@ -205,8 +208,21 @@ def verify(
 ) -> Plan[bool]:
     """Whether a write has landed: see `PersistenceAdapter.verify`."""
     mapping, log = statements.mapping, statements.log
-    if session is not None:
-        yield from ended(statements.dialect, session)
+
+    def untold(kind: type[OutcomeUnknownError], detail: str) -> OutcomeUnknownError:
+        return kind(
+            phase=Phase.COMMIT,
+            database=mapping.table,
+            detail=detail,
+            token=token,
+            key=key,
+            event=event,
+            expected_version=expected_version,
+            session=session,
+        )
+
+    if session is not None and not (yield from ended(statements.dialect, session)):
+        raise untold(OutcomeUnknownError, GOES_ON)
     events = [statements.event(each) for each in ([event] if event else mapping.events)]
     sources = max((len(each.leaves) for each in events), default=1)
     key_values = mapping.key_values(key)
@@ -220,15 +236,7 @@ def verify(
         return False
     if not any(row[STATE_COLUMN] in each.onward for each in events):
         return False
-    raise OvertakenError(
-        phase=Phase.COMMIT,
-        database=mapping.table,
-        detail=OVERTAKEN,
-        token=token,
-        key=key,
-        event=event,
-        expected_version=expected_version,
-    )
+    raise untold(OvertakenError, OVERTAKEN)
 
 
 def _is_before(row: Row, base: int | None) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from statelatch import OutcomeUnknownError, PersistenceAdapter
 from statelatch.sessions import Session, ended, session_of
+from statelatch.testing import Proxy
 from tests.databases import on, pooled
 from tests.orders import KEY, order_adapter, stored_order
 
@@ -28,6 +29,7 @@ def adapter(engine: Engine) -> Generator[PersistenceAdapter]:
         yield own
 
 
+LOCK = text("LOCK TABLE orders IN SHARE MODE")
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE orders%'"
 
 
@@ -35,7 +37,7 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 def test_a_statement_that_waits_for_the_table_does_not_land_later(adapter: PersistenceAdapter) -> None:
     """As while an index is built: its UPDATE has not come to the row, so that no lock of the row tells of it."""
     with pooled(adapter.engine.url) as other, other.connect() as connection:
-        connection.execute(text("LOCK TABLE orders IN SHARE MODE"))
+        connection.execute(LOCK)
         with pytest.raises(OutcomeUnknownError) as caught:
             adapter.limited(0.5).send(KEY, "drop")
         error = caught.value
@@ -49,6 +51,39 @@ def test_a_statement_that_waits_for_the_table_does_not_land_later(adapter: Persi
     assert adapter.send(KEY, "drop", token=error.token).version == 2
 
 
+@on("postgresql")
+def test_a_statement_of_a_session_that_is_seen_through_a_proxy_is_not_told_too_early(
+    adapter: PersistenceAdapter,
+) -> None:
+    """Its port is the proxy's: it cannot be ended, and what it still carries out may land.
+
+    MariaDB ends a statement that waits for a table when its client has gone.
+    """
+    direct = adapter.engine
+    with (
+        Proxy(direct.url) as proxy,
+        PersistenceAdapter(proxy.url, adapter.mapping) as far,
+        pooled(direct.url) as other,
+        other.connect() as connection,
+    ):
+        far.send(KEY, "pay")
+        connection.execute(LOCK)
+        with pytest.raises(OutcomeUnknownError) as caught:
+            far.limited(0.5).send(KEY, "drop")
+        error = caught.value
+        assert error.token is not None
+        assert error.session is not None
+        asked: dict[str, Any] = {"event": "drop", "session": error.session}
+        with pytest.raises(OutcomeUnknownError, match="still carries out") as told:
+            far.verify(error.token, KEY, **asked)
+        assert told.value.session == error.session
+        connection.rollback()
+        landed = far.verify(error.token, KEY, **asked)
+
+    assert (landed, stored_order(direct)["version"]) == (True, 3)
+    assert adapter.send(KEY, "drop", token=error.token).version == 3
+
+
 @on("postgresql", "mariadb")
 def test_only_that_session_is_ended(adapter: PersistenceAdapter) -> None:
     """Another that came from elsewhere is left alone, though it has the same number; one that is gone is no matter."""
@@ -58,7 +93,7 @@ def test_only_that_session_is_ended(adapter: PersistenceAdapter) -> None:
         assert session is not None
         assert session.port > 0
 
-        assert adapter.run(ended(dialect, Session(session.number, session.port + 1))) is True
+        assert adapter.run(ended(dialect, Session(session.number, session.port + 1))) is True, "it is idle"
         assert connection.execute(text("SELECT 1")).scalar() == 1
         assert adapter.run(ended(dialect, session)) is True
         with pytest.raises(Exception, match=r"terminat|closed|Lost|gone"):

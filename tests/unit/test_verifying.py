@@ -27,6 +27,7 @@ from statelatch.faults import Exhausted, ReadOnly
 from statelatch.labels import EXPECTED
 from statelatch.plans import create, send, verify
 from statelatch.prepared import Prepared
+from statelatch.sessions import Session
 from statelatch.statements import Statements
 from tests.unit.test_plans import AWAY, BUSY, NOTHING, NOW, OTHER, TOKEN, Script, outcome, sql
 
@@ -286,6 +287,17 @@ def test_nobody_to_ask_is_an_unknown_outcome(failure: ConnectionFailureError) ->
     assert (error.phase, error.token, error.key, error.event) == (Phase.COMMIT, TOKEN, 7, "flip")
     assert (error.expected_version, len(script.pauses)) == (4, 2)
     assert not isinstance(error, OvertakenError)
+
+
+def test_the_lost_session_is_told_so_that_verify_can_end_it() -> None:
+    """Nobody answers now: whoever asks later needs to know what may still be on its way."""
+    lost = OutcomeUnknownError(phase=Phase.COMMIT, database="db", detail="gone", token=TOKEN, session=Session(5, 40000))
+    statements = Statements(PLAIN.mapping, postgresql.dialect())
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        Script(lost, *[AWAY] * 3).run(sent("flip", 4, statements))
+
+    assert caught.value.session == lost.session
 
 
 def full() -> Exhausted:
