@@ -173,10 +173,11 @@ class PersistenceAdapter(Closing):
                 instance, may land after "False".
 
         Returns:
-            True if it has landed, whatever has followed; False if it has not. A row that is gone has kept nothing.
+            True if it has landed, whatever has followed; False if it has not.
 
         Raises:
-            OvertakenError: the row has moved on since, and no log tells by whom. It is an `OutcomeUnknownError`.
+            OvertakenError: the row has moved on since, or is gone, and no log tells by whom it was written. It is an
+                `OutcomeUnknownError`.
             OutcomeUnknownError: a proxy hides the session, and its statement is still carried out: ask again later.
             ConnectionFailureError: the database did not answer.
             RequestError: unknown event, or no such key.
@@ -287,7 +288,7 @@ class PersistenceAdapter(Closing):
         one that was refused, rolled back, or is of unknown outcome; if you repeat a call that has succeeded with its
         token, once more. If the process dies in between it is not called:
         what must not be lost belongs into the database. What it raises is logged, and the transition stays what it
-        is.
+        is; in the main thread Ctrl-C, and whatever else is no `Exception`, reaches the caller after the other hooks.
 
         Args:
             hook: called with the transition; what it returns is not used.

@@ -43,8 +43,9 @@ from statelatch.records import Request, Transitioned, transitions
 from statelatch.request_tables import Columns
 from statelatch.retrying import TRIES, insisted, once, pauses, retried
 from statelatch.sending import Lost, Sending, explained
+from statelatch.sessions import Rest
 from statelatch.tokens import variants
-from statelatch.verifying import PATIENCE, is_over, logged
+from statelatch.verifying import PATIENCE, logged, rest_of
 
 if TYPE_CHECKING:
     from statelatch.prepared import Prepared
@@ -100,7 +101,12 @@ class _Sent:
             if answer is None
         ]
         return BatchInterruptedError(
-            phase=error.phase, database=error.database, detail=error.detail, answers=self.answers, requests=left
+            phase=error.phase,
+            database=error.database,
+            detail=error.detail,
+            answers=self.answers,
+            requests=left,
+            session=error.session if isinstance(error, OutcomeUnknownError) else None,
         )
 
 
@@ -182,7 +188,7 @@ def _verified(sent: _Sent, portion: Portion, lost: OutcomeUnknownError) -> Plan[
     requests = portion.of
     asked = Execute((requests.filled(requests.diagnosis, portion.places),), fresh=True, seconds=PATIENCE)
     try:
-        if not (yield from is_over(requests.event.of_mapping, lost)):
+        if (yield from rest_of(requests.event.of_mapping, lost)) is Rest.STATEMENT:
             raise lost
         reply = yield from insisted(once(asked))
     except OutcomeUnknownError:

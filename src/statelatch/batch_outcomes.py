@@ -99,6 +99,7 @@ def _unanswered(interrupted: BatchInterruptedError, request: Request) -> Connect
             key=request.key,
             event=request.event,
             expected_version=request.expected_version,
+            session=interrupted.session,
         )
     else:
         error = ConnectionFailureError(phase=phase, database=database, detail=detail)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from statelatch.commands import Applied, Execute, Plan, Row
 from statelatch.criteria import checked
-from statelatch.errors import RequestError
+from statelatch.errors import OutcomeUnknownError, RequestError
 from statelatch.event_statements import EventStatements
 from statelatch.labels import AT_COLUMN, STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.records import BulkResult, Transitioned
@@ -20,6 +20,7 @@ from statelatch.requests import bound_parameters, check_compared, check_params
 from statelatch.retrying import once, retried
 from statelatch.spooled import SpooledRows
 from statelatch.tokens import mint, source_number, variants
+from statelatch.verifying import settled
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -57,7 +58,11 @@ def send_where(
     parameters = bound_parameters(event, bulk.parameters, params) | tokens | (log.recorded(params) if log else {})
     moving = [(each, parameters) for each in bulk.moving(checked(of_event.mapping, criteria), limit)]
     reading = [(bulk.outcomes if hooked else bulk.keys, tokens)] if keys or hooked else []
-    reply = yield from retried(once(Execute((*moving, *reading), token)))
+    try:
+        reply = yield from retried(once(Execute((*moving, *reading), token)))
+    except OutcomeUnknownError as lost:
+        yield from settled(statements.of_mapping, lost)
+        raise
     if hooked:
         yield Applied(_transitioned(of_event, token, row) for row in reply.rows)
     found = _keys(of_event.mapping, reply.rows) if keys else None

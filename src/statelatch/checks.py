@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import (
     BigInteger,
     ClauseElement,
+    ColumnDefault,
+    DefaultClause,
     Integer,
     SmallInteger,
     String,
@@ -32,6 +34,9 @@ from statelatch.parameters import bound_in, check_bound
 from statelatch.writes import clause_of, set_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Column
     from statemachine import State
 
     from statelatch.mapping import MachineMapping
@@ -124,8 +129,19 @@ def _check_columns(mapping: MachineMapping) -> None:
         raise ConfigurationError(f"{version}: the version must be an Integer column, found {version.type!r}")
     if version.nullable:
         raise ConfigurationError(f"{version}: the version is nullable; declare it Mapped[int] (NOT NULL)")
+    for value in _first_values(version):
+        if value != "1":
+            raise ConfigurationError(f"{version}: its default is {value}, but a row begins at version 1: say default=1")
     if not (isinstance(token.type, Uuid) and token.type.as_uuid):
         raise ConfigurationError(f"{token}: the token must be a Uuid column, as_uuid, found {token.type!r}")
+
+
+def _first_values(column: Column[Any]) -> Iterator[str]:
+    """What new rows get, as far as it is declared as a plain value."""
+    if isinstance(column.default, ColumnDefault) and column.default.is_scalar:
+        yield str(column.default.arg)
+    if isinstance(column.server_default, DefaultClause):
+        yield str(column.server_default.arg).strip("'")
 
 
 def _check_attribute(mapping: MachineMapping, attribute: str, where: str) -> None:

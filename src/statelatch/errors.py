@@ -233,8 +233,9 @@ class OutcomeUnknownError(ConnectionFailureError):
     Once the database answers again, ask it: `adapter.verify(error.token, error.key, event=error.event,
     expected_version=error.expected_version, session=error.session)`. Or send the same event with the same `token`, and
     the same `expected_version` if it had one, again, over any connection: if the first attempt landed it is recognised
-    by its token and reported as applied, not done twice. That holds for terminal states, with an `expected_version`,
-    and with a log; otherwise as long as nobody has moved the row further. After a lost `send_where` the rows that were
+    by its token and reported as applied, not done twice. That holds for terminal states and with a log; otherwise as
+    long as nobody has moved the row further: then an `expected_version` is stale, whatever the first attempt has done,
+    and without one the event is sent anew. After a lost `send_where` the rows that were
     moved are those whose token is one of `statelatch.tokens.variants` of it; how many, is not known before.
 
     Attributes:
@@ -278,14 +279,13 @@ class OutcomeUnknownError(ConnectionFailureError):
 class OvertakenError(OutcomeUnknownError):
     """The database was asked, and cannot tell: the row has moved on since, and no log says by whom.
 
-    Look at the row and decide anew: to send the event again might apply it twice. With a log, or an
-    `expected_version`, it could have been told.
+    Look at the row and decide anew: to send the event again might apply it twice. With a log it could have been told.
     """
 
     def _step(self) -> str:
         return (
-            f"look at {self.key} and decide anew; to send it again might apply it twice. With a log, or an "
-            "expected_version, it could have been told"
+            f"look at {self.key} and decide anew; to send it again might apply it twice. With a log it could have been "
+            "told"
         )
 
 
@@ -293,8 +293,8 @@ class BatchInterruptedError(OutcomeUnknownError):
     """The database did not answer for a whole batch. Nothing that it did answer is lost.
 
     Send `requests` over any connection, by `send_batch`: each carries its token, so that one which had been written
-    after all is recognised and reported as applied, never done twice. Their answers, in order, take the places of
-    None in `answers`.
+    after all is recognised and reported as applied, not done twice, as far as `OutcomeUnknownError` promises. Their
+    answers, in order, take the places of None in `answers`.
 
     Attributes:
         answers: what `send_batch` would have returned, with None for each request without an answer.
@@ -310,14 +310,14 @@ class BatchInterruptedError(OutcomeUnknownError):
         detail: str,
         answers: list[Transitioned | NotAppliedError | UnknownStateError | Exception | None],
         requests: list[Request],
+        session: Session | None = None,
     ) -> None:
         self.answers, self.requests = answers, requests
-        super().__init__(phase=phase, database=database, detail=detail)
+        super().__init__(phase=phase, database=database, detail=detail, session=session)
 
     def _message(self) -> str:
         found = len(self.answers) - len(self.requests)
         return (
             f"{self.database} did not answer ({self.phase}): {self.detail}. {found} of {len(self.answers)} requests "
-            "have an answer, in `answers`. Send the others, in `requests`, again: they carry their tokens, and none is "
-            "applied twice."
+            "have an answer, in `answers`. Send the others, in `requests`, again: they carry their tokens."
         )

@@ -38,7 +38,8 @@ class MachineMapping:
         machine: a flat `StateMachine` or `StateChart` class.
         entity: the declarative class whose row holds the state.
         state: attribute of the entity that holds the state's value.
-        version: integer attribute, NOT NULL; every applied transition adds exactly 1.
+        version: integer attribute, NOT NULL; 1 in a new row, and every applied transition adds exactly 1. What became
+            of a lost write is told by it.
         token: UUID attribute; each UPDATE leaves its proof there.
         assigns: columns written when a state is entered or an event fires: `{state or event: {attribute:
             SQL expression, bindparam or constant}}`. A bindparam is filled from the event's parameters; one

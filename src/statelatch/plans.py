@@ -37,7 +37,7 @@ from statelatch.retrying import TRIES, once, raise_final, retried
 from statelatch.sending import Lost, Sending, explained
 from statelatch.statements import Statements
 from statelatch.tokens import mint, source_number, variants
-from statelatch.verifying import created, logged, unknown, verified, verify
+from statelatch.verifying import created, logged, verified, verify
 
 if TYPE_CHECKING:
     from statelatch.prepared import Prepared
@@ -87,18 +87,18 @@ def _sent(sending: Sending) -> Plan[Transitioned]:
         except OutcomeUnknownError:
             raise
         except ConnectionFailureError as error:
-            if not sending.ambiguous:
+            if sending.lost is None:
                 raise
-            raise unknown(sending, error) from error
+            raise sending.unknown(error) from error
         if isinstance(outcome, Transitioned):
             yield Applied((outcome,))
             return outcome
         lost = outcome
-        if sending.ambiguous:
+        if sending.lost is not None:
             sending.pinned = lost.version
     assert lost is not None, "the last try returns or raises"  # noqa: S101
     if lost.unanswered is not None:
-        raise unknown(sending, lost.unanswered) from lost.unanswered
+        raise sending.unknown(lost.unanswered) from lost.unanswered
     raise sending.given_up(lost)
 
 
@@ -176,7 +176,7 @@ def _hidden(sending: Sending) -> Plan[Transitioned | Lost]:
     sending.statements.of_mapping.pack_no_more()
     detail = "a trigger hid the outcome"
     hidden = ConnectionFailureError(phase=Phase.COMMIT, database=sending.table, detail=detail)
-    return (yield from verified(sending, unknown(sending, hidden)))
+    return (yield from verified(sending, sending.unknown(hidden)))
 
 
 def _time(statements: Statements, packed: Packed) -> Plan[datetime]:
@@ -202,11 +202,17 @@ def asked_time(statements: Statements) -> Plan[datetime]:
 def _interpreted(sending: Sending) -> Plan[Transitioned | Lost]:
     """Read, run the machine, and write on the version that was read."""
     mapping, statements = sending.statements.mapping, sending.statements
-    snapshot, token = yield from _load(statements.of_mapping, sending.key, statements.event)
+    try:
+        snapshot, token = yield from _load(statements.of_mapping, sending.key, statements.event)
+    except RowNotFoundError:
+        if not sending.resent:
+            raise
+        return (yield from _diagnose(sending, None))
     if source_number(sending.token, token, len(statements.leaves)) is not None:
         return (yield from _diagnose(sending, sending.expected_version))
     if sending.resent and (mine := (yield from logged(sending))):
         return mine
+    sending.check_followed(snapshot.version, snapshot.state)
     if sending.expected_version not in {None, snapshot.version}:
         raise sending.stale(snapshot.version, snapshot.state, sending.expected_version)
     sending.base = snapshot.version
@@ -282,7 +288,7 @@ def _diagnose(sending: Sending, version: int | None) -> Plan[Transitioned | Lost
     except ConnectionFailureError as error:
         if not sending.resent:
             raise
-        return (yield from verified(sending, unknown(sending, error)))  # an earlier call may have written it
+        return (yield from verified(sending, sending.unknown(error)))  # an earlier call may have written it
     return explained(sending, next(iter(reply.rows), None), version)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from statelatch.commands import Row
 from statelatch.errors import (
+    ConnectionFailureError,
     OutcomeUnknownError,
+    OvertakenError,
+    Phase,
     Reason,
     RowNotFoundError,
     StaleVersionError,
@@ -33,9 +36,13 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from statelatch.records import LogEntry
-    from statelatch.sessions import Session
 
 __all__ = ["Lost", "Sending", "explained"]
+
+Unknown = TypeVar("Unknown", bound=OutcomeUnknownError)
+
+OVERTAKEN = "the row has moved on since, and without a log nobody can tell whether by this write"
+GONE = "the row is gone, and without a log nobody can tell whether it was written before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +67,9 @@ class Sending:
     Attributes:
         resent: it may have been sent before.
         base: the version that the last try asked for; None if it took any.
-        ambiguous: some try was not acknowledged: a later failure does not mean that nothing was written.
-        pinned: the version at which that try had not landed: a later one must find the row there.
-        session: of the server, over which that try was lost; None if it is not known.
+        lost: the last try that was not acknowledged: a later failure does not mean that nothing was written.
+        may_follow: nobody can say that it will not land after all, when it has been looked for.
+        pinned: the version at which it had not landed: a later try must find the row there.
     """
 
     statements: EventStatements
@@ -75,9 +82,9 @@ class Sending:
     key_values: Mapping[str, Any]
     recorded: Mapping[str, Any]
     base: int | None = None
-    ambiguous: bool = False
+    lost: OutcomeUnknownError | None = None
+    may_follow: bool = False
     pinned: int | None = None
-    session: Session | None = None
 
     @property
     def table(self) -> str:
@@ -152,6 +159,47 @@ class Sending:
             sources=sources,
         )
 
+    def missing(self) -> RowNotFoundError | OvertakenError:
+        """There is no such row; there may have been one when a lost try came to it."""
+        if self.lost is not None and self.statements.of_mapping.log is None:
+            return self.overtaken(self.lost, GONE)
+        return RowNotFoundError(table=self.table, key=self.key, event=self.statements.event)
+
+    def check_followed(self, version: int, state: object) -> None:
+        """Refuse to explain a row in which the lost try may have landed, and been overtaken, since it was looked for.
+
+        Raises:
+            OvertakenError: it may.
+        """
+        if self.lost is None or not self.may_follow or self.pinned is None or self.statements.of_mapping.log:
+            return
+        if version > self.pinned + 1 and state in self.statements.onward:
+            raise self.overtaken(self.lost)
+
+    def overtaken(self, lost: OutcomeUnknownError, detail: str = OVERTAKEN) -> OvertakenError:
+        """Nobody can tell any more what became of the lost try."""
+        told = self.unknown(lost, OvertakenError, detail)
+        told.__cause__ = lost
+        return told
+
+    def unknown(
+        self,
+        error: ConnectionFailureError,
+        kind: type[Unknown] = OutcomeUnknownError,
+        detail: str | None = None,
+    ) -> Unknown:
+        """The call's outcome is unknown, for this reason."""
+        return kind(
+            phase=error.phase if self.lost is None else Phase.COMMIT,
+            database=error.database,
+            detail=detail or error.detail,
+            token=self.token,
+            key=self.key,
+            event=self.statements.event,
+            expected_version=self.base,
+            session=None if self.lost is None else self.lost.session,
+        )
+
     def given_up(self, lost: Lost) -> StaleVersionError | TransitionRefusedError:
         """What is told when the last try was lost as well."""
         if lost.version == self.expected_version:  # a guard was false at each moment of writing, and true in between
@@ -169,15 +217,17 @@ def explained(sending: Sending, row: Row | None, version: int | None) -> Transit
 
     Raises:
         NotAppliedError: why the row did not move.
+        OvertakenError: nobody can say why.
         UnknownStateError: it holds a state that the machine lacks.
     """
     statements = sending.statements
     if row is None:
-        raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
+        raise sending.missing()
     if mine := sending.mine(row):
         return mine
     state, actual = row[STATE_COLUMN], row[VERSION_COLUMN]
     statements.mapping.known_state(sending.key, state)
+    sending.check_followed(actual, state)
     if sending.expected_version not in {None, actual}:
         raise sending.stale(actual, state, sending.expected_version)
     if version not in {None, actual}:

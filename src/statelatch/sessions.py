@@ -12,6 +12,7 @@ import os
 import select as select_module
 import socket
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Integer, bindparam, cast, column, func, literal_column, select, table, text
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect, Executable
     from sqlalchemy.pool import PoolProxiedConnection
 
-__all__ = ["Session", "ended", "file_number", "is_dropped", "pooled_session", "session_of"]
+__all__ = ["Rest", "Session", "ended", "file_number", "is_dropped", "pooled_session", "session_of"]
 
 SECONDS = 10.0
 """For each transaction that asks."""
@@ -44,6 +45,14 @@ class Session:
 
     number: int
     port: int
+
+
+class Rest(Enum):
+    """What may still come of a session that was lost."""
+
+    NOTHING = "nothing"  # it is gone
+    UNSEEN = "unseen"  # it is hidden by a proxy, or never was known: what the proxy itself holds back
+    STATEMENT = "statement"  # the server still carries one out
 
 
 def file_number(driver_connection: Any) -> int | None:
@@ -94,11 +103,11 @@ def _port(number: int) -> int:
     return int(port)
 
 
-def ended(dialect: Dialect, session: Session) -> Plan[bool]:
-    """End a session, if it is still there, and wait until it is gone; False if it does not go.
+def ended(dialect: Dialect, session: Session) -> Plan[Rest]:
+    """End a session, if it is still there, and wait until it is gone.
 
     One that has its number and came from another port is left alone, but may be it as well: seen through a proxy, or
-    over MariaDB's Unix socket. Of that it is only said that nothing can follow when it is idle.
+    over MariaDB's Unix socket. Then it is waited for while it is busy.
 
     Raises:
         ConnectionFailureError: nobody answers.
@@ -110,15 +119,15 @@ def ended(dialect: Dialect, session: Session) -> Plan[bool]:
             rows = (yield from insisted(once(Execute((sought,), fresh=True, seconds=SECONDS)))).rows
             found = next(iter(rows), None)
             if found is None:
-                return True
+                return Rest.NOTHING
             if found["port"] == session.port:
                 yield from _killed(kill)
             elif not found["is_busy"]:
-                return True
+                return Rest.UNSEEN
             yield Pause(EVERY)
-    except DBAPIError:  # this server has no such table, or this user no right: then it is only waited for
-        return True
-    return False
+    except DBAPIError:  # this server has no such table, or this user no right
+        return Rest.UNSEEN
+    return Rest.STATEMENT
 
 
 def _killed(statement: Executable) -> Plan[None]:
@@ -130,7 +139,7 @@ def _killed(statement: Executable) -> Plan[None]:
 
 _ACTIVITY = table("pg_stat_activity", *map(column, ("pid", "client_port", "usename", "state"))).c
 _BACKEND = select(_ACTIVITY.client_port.label("port"), (_ACTIVITY.state == "active").label("is_busy")).where(
-    _ACTIVITY.pid == bindparam("number"), _ACTIVITY.usename == literal_column("current_user")
+    _ACTIVITY.pid == bindparam("number"), _ACTIVITY.usename == literal_column("session_user")
 )
 
 

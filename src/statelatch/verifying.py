@@ -17,17 +17,18 @@ first, the other finds the row moved.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
 from statelatch.commands import Execute, Plan, Reply, Row
-from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, OvertakenError, Phase, RowNotFoundError
+from statelatch.errors import ConnectionFailureError, OutcomeUnknownError, OvertakenError, Phase
 from statelatch.faults import is_duplicate
 from statelatch.labels import STATE_COLUMN, TOKEN_COLUMN, VERSION_COLUMN
 from statelatch.retrying import TRIES, insisted, once, retried
-from statelatch.sending import Lost, Sending
-from statelatch.sessions import ended
+from statelatch.sending import GONE, OVERTAKEN, Lost, Sending
+from statelatch.sessions import Rest, ended
 from statelatch.tokens import source_number, variants
 from statelatch.writes import token_parameter
 
@@ -40,13 +41,12 @@ if TYPE_CHECKING:
     from statelatch.sessions import Session
     from statelatch.statements import Statements
 
-__all__ = ["PATIENCE", "created", "is_over", "logged", "unknown", "verified", "verify"]
+__all__ = ["PATIENCE", "created", "logged", "rest_of", "settled", "verified", "verify"]
 
 PATIENCE = 10.0
 """Seconds for which the row may be locked by a lost session, or nobody answer."""
 
 GOES_ON = "the server still carries out a statement of the session that was lost"
-OVERTAKEN = "the row has moved on since, and without a log nobody can tell whether by this write"
 
 
 def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned | Lost]:
@@ -54,58 +54,48 @@ def verified(sending: Sending, lost: OutcomeUnknownError) -> Plan[Transitioned |
 
     Raises:
         OutcomeUnknownError: nobody answers, or the row has moved on.
-        RowNotFoundError: the row is gone.
+        RowNotFoundError: the row is gone, and the log knows nothing.
     """
-    sending.resent = sending.ambiguous = True
-    sending.session = lost.session
+    sending.resent, sending.lost = True, lost
     statements, of_mapping = sending.statements, sending.statements.of_mapping
     try:
-        if not (yield from is_over(of_mapping, lost)):
-            raise unknown(sending, lost, detail=GOES_ON)
+        rest = yield from rest_of(of_mapping, lost)
+        if rest is Rest.STATEMENT:
+            raise sending.unknown(lost, detail=GOES_ON)
         row = yield from _read(of_mapping.reread_locked, sending.key_values)
         mine = (sending.mine(row) if row is not None else None) or (yield from logged(sending))
     except OutcomeUnknownError:
         raise
     except ConnectionFailureError as error:
-        raise unknown(sending, error) from error
+        raise sending.unknown(error) from error
     except DBAPIError as error:  # it could not be asked, whatever the reason
-        raise unknown(sending, lost) from error
+        raise sending.unknown(lost) from error
     if mine:
         return mine
     if row is None:
-        raise RowNotFoundError(table=sending.table, key=sending.key, event=statements.event)
+        raise sending.missing()
     is_told = of_mapping.log is not None or _is_before(row, sending.base) or row[STATE_COLUMN] not in statements.onward
     if not is_told:
-        raise unknown(sending, lost, OvertakenError, OVERTAKEN) from lost
+        raise sending.overtaken(lost)
+    sending.may_follow = rest is Rest.UNSEEN
     return Lost(row[VERSION_COLUMN], row[STATE_COLUMN], lost)
 
 
-def is_over(statements: Statements, lost: OutcomeUnknownError) -> Plan[bool]:
-    """End the session that was lost, if it is known; whether it is gone, so that nothing of it can follow.
+def rest_of(statements: Statements, lost: OutcomeUnknownError) -> Plan[Rest]:
+    """End the session that was lost, if it is known; what may still come of it.
 
     Raises:
         ConnectionFailureError: nobody answers.
     """
-    return lost.session is None or (yield from ended(statements.dialect, lost.session))
+    if lost.session is None:
+        return Rest.NOTHING if statements.dialect.name == "sqlite" else Rest.UNSEEN
+    return (yield from ended(statements.dialect, lost.session))
 
 
-def unknown(
-    sending: Sending,
-    error: ConnectionFailureError,
-    kind: type[OutcomeUnknownError] = OutcomeUnknownError,
-    detail: str | None = None,
-) -> OutcomeUnknownError:
-    """The call's outcome is unknown, for this reason."""
-    return kind(
-        phase=Phase.COMMIT if sending.ambiguous else error.phase,
-        database=error.database,
-        detail=detail or error.detail,
-        token=sending.token,
-        key=sending.key,
-        event=sending.statements.event,
-        expected_version=sending.base,
-        session=sending.session,
-    )
+def settled(statements: Statements, lost: OutcomeUnknownError) -> Plan[None]:
+    """The same as far as can be: what is counted afterwards, of many rows, stays so."""
+    with suppress(ConnectionFailureError, DBAPIError):
+        yield from rest_of(statements, lost)
 
 
 def logged(sending: Sending) -> Plan[Transitioned | None]:
@@ -114,7 +104,7 @@ def logged(sending: Sending) -> Plan[Transitioned | None]:
     if log is None:
         return None
     transaction = Execute(((sending.statements.logged_by_token, sending.parameters({}, None)),))
-    reply = yield from (insisted if sending.ambiguous else retried)(once(transaction))
+    reply = yield from (insisted if sending.lost else retried)(once(transaction))
     return next((sending.entered(log.entry_of(sending.key, each)) for each in reply.rows), None)
 
 
@@ -165,7 +155,7 @@ def created(statements: Statements, transaction: Execute, lost: OutcomeUnknownEr
 
 def _let_end(statements: Statements, lost: OutcomeUnknownError) -> Plan[None]:
     try:
-        if not (yield from is_over(statements, lost)):
+        if (yield from rest_of(statements, lost)) is Rest.STATEMENT:
             raise lost
     except OutcomeUnknownError:
         raise
@@ -221,7 +211,7 @@ def verify(
             session=session,
         )
 
-    if session is not None and not (yield from ended(statements.dialect, session)):
+    if session is not None and (yield from ended(statements.dialect, session)) is Rest.STATEMENT:
         raise untold(OutcomeUnknownError, GOES_ON)
     events = [statements.event(each) for each in ([event] if event else mapping.events)]
     sources = max((len(each.leaves) for each in events), default=1)
@@ -232,7 +222,11 @@ def verify(
     if log is not None:
         tokens = {token_parameter(n): each for n, each in enumerate(variants(token, sources))}
         return bool((yield from _asked(statements.logged(sources), {**key_values, **tokens})))
-    if row is None or _is_before(row, expected_version):
+    if row is None:
+        if event is None:  # it was to be created
+            return False
+        raise untold(OvertakenError, GONE)
+    if _is_before(row, 0 if event is None and expected_version is None else expected_version):
         return False
     if not any(row[STATE_COLUMN] in each.onward for each in events):
         return False

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statelatch import OutcomeUnknownError, PersistenceAdapter
-from statelatch.sessions import Session, ended, session_of
+from statelatch.sessions import Rest, Session, ended, session_of
 from statelatch.testing import Proxy
 from tests.databases import on, pooled
 from tests.orders import KEY, order_adapter, stored_order
@@ -49,6 +49,38 @@ def test_a_statement_that_waits_for_the_table_does_not_land_later(adapter: Persi
     time.sleep(0.2)
     assert (landed, left, stored_order(adapter.engine)["version"]) == (False, 0, 1)
     assert adapter.send(KEY, "drop", token=error.token).version == 2
+
+
+@on("postgresql")
+def test_a_user_with_another_role_finds_its_sessions(adapter: PersistenceAdapter, postgresql_server: Engine) -> None:
+    """A role that is set is not the one that the session belongs to."""
+    user, dialect = adapter.engine.url.username, adapter.engine.dialect
+    with postgresql_server.connect() as administrator:
+        administrator.execute(text(f"CREATE ROLE {user}_app"))
+        administrator.execute(text(f"GRANT {user}_app TO {user}"))
+    url = adapter.engine.url.update_query_dict({"options": f"-c role={user}_app"})
+    try:
+        with PersistenceAdapter(url, adapter.mapping) as far, pooled(url) as other, other.connect() as connection:
+            session = session_of(dialect, connection.connection.dbapi_connection)
+            assert session is not None
+            assert far.run(ended(dialect, Session(session.number, session.port + 1))) is Rest.UNSEEN
+    finally:
+        with postgresql_server.connect() as administrator:
+            administrator.execute(text(f"DROP ROLE {user}_app"))
+
+
+@on("postgresql")
+def test_after_a_lost_bulk_update_nothing_follows(adapter: PersistenceAdapter) -> None:
+    """Its rows are counted by their token: that must be final."""
+    with pooled(adapter.engine.url) as other, other.connect() as connection:
+        connection.execute(LOCK)
+        with pytest.raises(OutcomeUnknownError) as caught:
+            adapter.limited(0.5).send_where("drop")
+        left = connection.execute(text(WAITING)).scalar()
+        connection.rollback()
+
+    assert caught.value.token is not None
+    assert (left, stored_order(adapter.engine)["version"]) == (0, 1)
 
 
 @on("postgresql")
@@ -93,13 +125,13 @@ def test_only_that_session_is_ended(adapter: PersistenceAdapter) -> None:
         assert session is not None
         assert session.port > 0
 
-        assert adapter.run(ended(dialect, Session(session.number, session.port + 1))) is True, "it is idle"
+        assert adapter.run(ended(dialect, Session(session.number, session.port + 1))) is Rest.UNSEEN, "it is idle"
         assert connection.execute(text("SELECT 1")).scalar() == 1
-        assert adapter.run(ended(dialect, session)) is True
+        assert adapter.run(ended(dialect, session)) is Rest.NOTHING
         with pytest.raises(Exception, match=r"terminat|closed|Lost|gone"):
             connection.execute(text("SELECT 1"))
         connection.invalidate()
-        assert adapter.run(ended(dialect, session)) is True
+        assert adapter.run(ended(dialect, session)) is Rest.NOTHING
 
 
 @on("postgresql", "mariadb")

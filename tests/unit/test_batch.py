@@ -374,6 +374,7 @@ def test_no_answer_keeps_the_answers(error: ConnectionFailureError, monkeypatch:
     assert (interrupted.phase, interrupted.database, interrupted.detail) == (error.phase, "db", "gone")
     assert [type(each) for each in interrupted.answers] == [Transitioned] * 2 + [type(None)] * 3
     assert [each.key for each in interrupted.requests] == [2, 3, 4]
+    assert interrupted.session == getattr(error, "session", None)
     assert interrupted.requests[0] == STARTS[2]
     assert len({each.token for each in interrupted.requests} - {None}) == 3
     assert "2 of 5 requests have an answer" in str(interrupted)

@@ -238,6 +238,16 @@ class LooseVersion(OrderColumns, Base):
     version: Mapped[int] = mapped_column(nullable=True)
 
 
+def version_with(**declared: Any) -> type[Any]:
+    """An entity whose version is declared so."""
+
+    class Begun(OrderColumns, type("Bare", (DeclarativeBase,), {})):
+        state: Mapped[str] = mapped_column(String(8))
+        version: Mapped[int] = mapped_column(**declared)
+
+    return Begun
+
+
 class TextVersion(OrderColumns, Base):
     """The version is text."""
 
@@ -373,6 +383,8 @@ WRONG: dict[str, tuple[Callable[[], MachineMapping], list[str]]] = {
     "one column, two roles": (mapped(Flow, version="state"), ["must be three attributes", "'version': 'state'"]),
     "version in the key": (mapped(Flow, version="id"), ["'id' is in the primary key", "give the row an id"]),
     "nullable version": (mapped(Flow, LooseVersion), ["looseversion.version", "nullable", "Mapped[int] (NOT NULL)"]),
+    "version that begins at 0": (mapped(Flow, version_with(default=0)), ["its default is 0", "default=1"]),
+    "version that was added with 0": (mapped(Flow, version_with(server_default="0")), ["its default is 0"]),
     "version of text": (mapped(Flow, TextVersion), ["textversion.version", "must be an Integer", "String"]),
     "token of text": (mapped(Flow, TextToken), ["texttoken.transition_token", "must be a Uuid column", "String"]),
     "token read as text": (mapped(Flow, StringToken), ["stringtoken.transition_token", "as_uuid"]),

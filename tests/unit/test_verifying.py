@@ -269,10 +269,60 @@ def test_a_terminal_state_by_another_is_a_refusal() -> None:
         Script(LOST, ended, NOTHING, ended).run(sent("shatter"))
 
 
-def test_a_row_that_is_gone_is_told() -> None:
-    """Whatever was written is gone with it."""
+def test_a_row_that_is_gone_may_have_been_written_before() -> None:
+    """Only a log can tell that it was not; nor does a second try find out."""
+    for replies in ([NOTHING], [outcome("fresh", 1, OTHER), NOTHING, NOTHING]):
+        with pytest.raises(OvertakenError, match="gone"):
+            Script(LOST, *replies).run(sent("begin"))
     with pytest.raises(RowNotFoundError):
-        Script(LOST, NOTHING).run(sent("begin"))
+        Script(LOST, NOTHING, NOTHING).run(sent("begin", statements=LOGGED))
+    with pytest.raises(OvertakenError, match="gone"):
+        Script(read("on", 4), LOST, outcome("on", 4, OTHER), NOTHING, NOTHING).run(sent("flip", statements=WATCHED))
+
+
+# -- it lands after it has been looked for ---------------------------------------------------------------------
+
+HIDDEN = OutcomeUnknownError(phase=Phase.COMMIT, database="db", detail="gone", token=TOKEN, key=7)
+FOUND, NEXT, LATER = (outcome("on", version, OTHER) for version in (2, 3, 4))
+
+
+def of_server(statements: Statements) -> Statements:
+    """The same on a database in which a lost session may go on; here nobody knows it."""
+    return Statements(statements.mapping, postgresql.dialect())
+
+
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_hidden_session_may_have_landed_after_all(version: int | None) -> None:
+    """It had not at version 2; at version 3 it may have: version 4 is neither stale, nor one to send it at."""
+    script = Script(HIDDEN, FOUND, NOTHING, LATER)
+    with pytest.raises(OvertakenError):
+        script.run(sent("flip", version, of_server(PLAIN)))
+    assert script.kinds == ["UPDATE", "SELECT", "UPDATE", "SELECT"]
+
+
+def test_an_interpreted_event_of_a_hidden_session_is_not_run_again_at_another_version() -> None:
+    """The row has moved by two versions while it was looked for."""
+    with pytest.raises(OvertakenError):
+        Script(read("on", 2), HIDDEN, FOUND, read("on", 4)).run(sent("flip", statements=of_server(WATCHED)))
+
+
+FOLLOWED = [
+    pytest.param(PLAIN, LATER, id="its session is gone: others have moved the row"),
+    pytest.param(of_server(PLAIN), NEXT, id="one version further, by another"),
+]
+
+
+@pytest.mark.parametrize(("statements", "found"), FOLLOWED)
+def test_what_can_not_have_landed_meanwhile_is_sent_again(statements: Statements, found: Reply) -> None:
+    """It is known that it has not, up to the version that was found."""
+    done = Script(HIDDEN, FOUND, NOTHING, found, outcome("off", 9, TOKEN)).run(sent("flip", statements=statements))
+    assert done.target == "off"
+
+
+def test_the_log_knows_what_landed_later() -> None:
+    """There it is found, however far the row has moved."""
+    replies = [FOUND, NOTHING, NOTHING, entry(3, "on", "off")]
+    assert Script(HIDDEN, *replies).run(sent("flip", statements=of_server(LOGGED))).version == 3
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])
@@ -439,6 +489,9 @@ VERDICTS = [
     pytest.param(outcome("off", 6, OTHER), {"expected_version": 4}, None, id="two versions further"),
     pytest.param(outcome("broken", 5, OTHER), {"event": "flip"}, None, id="in a state that follows"),
     pytest.param(outcome("on", 5, OTHER), {}, None, id="nothing is known of it"),
+    pytest.param(outcome("on", 2, OTHER), {}, None, id="it may have been created by it"),
+    pytest.param(outcome("on", 2, OTHER), {"event": "flip"}, False, id="its only transition was another's"),
+    pytest.param(NOTHING, {"event": "begin"}, None, id="it may have been deleted since"),
 ]
 
 
