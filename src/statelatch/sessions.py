@@ -138,7 +138,8 @@ def _killed(statement: Executable) -> Plan[None]:
 
 
 _ACTIVITY = table("pg_stat_activity", *map(column, ("pid", "client_port", "usename", "state"))).c
-_BACKEND = select(_ACTIVITY.client_port.label("port"), (_ACTIVITY.state == "active").label("is_busy")).where(
+_IS_IDLE = func.coalesce(_ACTIVITY.state, "").like("idle%")  # NULL: this user's role may not see it
+_BACKEND = select(_ACTIVITY.client_port.label("port"), (~_IS_IDLE).label("is_busy")).where(
     _ACTIVITY.pid == bindparam("number"), _ACTIVITY.usename == literal_column("session_user")
 )
 
