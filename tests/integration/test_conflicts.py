@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from statelatch import PersistenceAdapter, StaleVersionError, TransitionRefusedError
-from statelatch.testing import FaultNotFiredError, simulate_conflict
+from statelatch.testing import (
+    Fault,
+    FaultInjector,
+    FaultNotFiredError,
+    InjectionError,
+    Recorder,
+    check_history,
+    simulate_conflict,
+)
 from tests.lights import PATHS, light_adapter
 
 if TYPE_CHECKING:
@@ -70,3 +79,43 @@ def test_an_event_that_is_refused_is_told(adapter: PersistenceAdapter) -> None:
 
     assert refused.value.event == "blink"
     assert adapter.load(key).version == 1
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_a_fault_besides(adapter: PersistenceAdapter, is_inside: bool) -> None:
+    """Both happen, whichever was begun first: the other's UPDATE goes through, this adapter's is struck."""
+    key = adapter.create().key
+
+    with ExitStack() as stack:
+        outer = stack.enter_context(FaultInjector(adapter)) if is_inside else None
+        conflict = stack.enter_context(simulate_conflict(adapter, key, "step"))
+        injector = outer or stack.enter_context(FaultInjector(adapter))
+        fault = stack.enter_context(injector.inject(Fault.LOSE_ACKNOWLEDGEMENT))
+        with pytest.raises(StaleVersionError):
+            adapter.send(key, "end", expected_version=1)
+
+    assert (conflict.fired, fault.fired, adapter.load(key).version) == (1, 1, 2)
+
+
+def test_a_conflict_in_a_history(adapter: PersistenceAdapter) -> None:
+    """The event of the other is noted, too, so that an order can be found."""
+    recorder = Recorder(adapter)
+    key = recorder.create().key
+
+    with simulate_conflict(recorder, key, "step") as conflict, pytest.raises(StaleVersionError):
+        recorder.send(key, "end", expected_version=1)
+
+    assert conflict.fired == 1
+    assert [operation.client for operation in recorder.history] == ["MainThread", "MainThread", "another"]
+    check_history(recorder.history)
+
+
+def test_what_cannot_be_overtaken() -> None:
+    """An error tells what was expected."""
+    other: Any = "sqlite:///x.db"
+
+    with (
+        pytest.raises(InjectionError, match="a Recorder of one, got 'sqlite:"),
+        simulate_conflict(other, 1, "x"),
+    ):
+        pass

@@ -1,23 +1,22 @@
-"""The fault injector: who is struck and who is not, what its locks hold, and that it leaves no trace."""
+"""The fault injector: who is struck and who is not, and that it leaves no trace."""
 
-import socket
-import threading
-import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from psycopg import OperationalError
+from psycopg.sql import SQL, Composable, Identifier
 from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from statelatch import PersistenceAdapter
 from statelatch.engines import reconnected
-from statelatch.testing import Fault, FaultInjector, InjectionError, ProcessDied
+from statelatch.testing import Fault, FaultInjector, ProcessDied
 from tests.databases import on
 from tests.orders import KEY, Order, order_adapter, stored_order
-from tests.paying import ORDERS, PAY, code_of, driver_connection, pay
+from tests.paying import ORDERS, PAY, driver_connection, pay
 
 ENGINES = ["transaction", "autocommit"]
 
@@ -57,6 +56,62 @@ def test_rows_that_stay_on_the_server(orders: Engine) -> None:
     assert injected.fired == 1
 
 
+WRITE = SQL("UPDATE {} SET version = 9").format(Identifier("orders"))
+
+
+@pytest.mark.parametrize("query", [SQL("UPDATE orders SET version = 9"), WRITE])
+@on("postgresql")
+def test_a_statement_that_is_composed(orders: Engine, query: Composable) -> None:
+    """It is struck by the text that psycopg makes of it."""
+    with (
+        FaultInjector(orders) as injector,
+        orders.connect() as connection,
+        injector.inject(Fault.DIE_BEFORE_EXECUTE, statement="UPDATE") as injected,
+    ):
+        driver: Any = connection.connection.dbapi_connection
+        with pytest.raises(OperationalError):
+            driver.execute(query)
+
+    assert (injected.fired, stored_order(orders)["version"]) == (1, 1)
+
+
+@on("mariadb")
+def test_an_answer_that_is_read_row_by_row(orders: Engine) -> None:
+    """A statement whose rows stay on the server is carried out, too, before its answer is lost."""
+    engine = create_engine(orders.url, isolation_level="AUTOCOMMIT")
+    rows, many = 20_000, "INSERT INTO many SELECT seq FROM seq_1_to_{} RETURNING n, repeat('x', 200)"
+    with orders.connect() as connection:
+        connection.execute(text("CREATE TABLE many (n INT PRIMARY KEY)"))
+    with (
+        FaultInjector(engine) as injector,
+        injector.inject(Fault.LOSE_ACKNOWLEDGEMENT, statement="INSERT") as injected,
+        engine.connect().execution_options(stream_results=True) as connection,
+        pytest.raises(DBAPIError),
+    ):
+        connection.exec_driver_sql(many.format(rows))
+    engine.dispose()
+
+    with orders.connect() as connection:
+        assert (injected.fired, connection.scalar(text("SELECT count(*) FROM many"))) == (1, rows)
+
+
+@pytest.mark.parametrize("fault", [Fault.DIE_BEFORE_EXECUTE, Fault.DIE_AFTER_EXECUTE, Fault.STALL])
+@on("mariadb")
+def test_a_connection_that_is_gone_already(orders: Engine, fault: Fault) -> None:
+    """The driver says so itself, as it would without a fault."""
+    with (
+        FaultInjector(orders) as injector,
+        orders.connect() as connection,
+        injector.inject(fault, seconds=60) as injected,
+    ):
+        driver: Any = connection.connection.dbapi_connection
+        driver._force_close()
+        with pytest.raises(DBAPIError, match="InterfaceError"):
+            connection.execute(PAY)
+
+    assert injected.fired == 1
+
+
 def test_many_parameters_are_one_statement(orders: Engine) -> None:
     """What a driver sends for a list of parameters is struck once, at its beginning."""
     statement, rows = text("UPDATE orders SET version = :version"), [{"version": number} for number in (5, 6, 7)]
@@ -91,7 +146,7 @@ def test_the_end_of_a_transaction_forgets_what_was_sent(orders: Engine, end: str
 READING: list[Any] = ["BEGIN", select(ORDERS), "COMMIT"]
 
 
-@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT"])
+@pytest.mark.parametrize("end", ["ROLLBACK", "rollback;", "COMMIT"])
 def test_transactions_of_statements(orders: Engine, end: str) -> None:
     """In AUTOCOMMIT too: what was durable by itself, or ended with a statement, does not belong to the next COMMIT."""
     engine = create_engine(orders.url, isolation_level="AUTOCOMMIT")
@@ -104,13 +159,89 @@ def test_transactions_of_statements(orders: Engine, end: str) -> None:
         for statement in (*READING, "BEGIN", PAY, end, *READING):
             connection.execute(text(statement) if isinstance(statement, str) else statement)
         assert injected.fired == 0
-        if end == "ROLLBACK":
+        if end != "COMMIT":
             connection.execute(PAY)  # for the second
         with pytest.raises(DBAPIError):
             connection.execute(PAY)
     engine.dispose()
 
     assert injected.fired == 1
+
+
+def test_only_a_commit_reads_what_was_sent(orders: Engine) -> None:
+    """A transaction of many statements takes no longer than without an injector."""
+
+    class Unread(list[str]):
+        """What nobody reads."""
+
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("it was read")
+
+    with (
+        FaultInjector(orders) as injector,
+        injector.inject(Fault.LOSE_ACKNOWLEDGEMENT, must_fire=False),
+        orders.connect() as connection,
+    ):
+        driver: Any = connection.connection.dbapi_connection
+        driver.sent = Unread()
+        for _ in range(3):
+            connection.execute(PAY)
+
+        assert len(driver.sent) == 3
+
+
+@on("sqlite")
+def test_transactions_that_listeners_begin(orders: Engine) -> None:
+    """SQLAlchemy's recipe for SQLite: the driver is in AUTOCOMMIT, the engine is not."""
+    event.listen(orders, "connect", lambda connection, _: setattr(connection, "isolation_level", None))  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    event.listen(orders, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType, reportUnknownMemberType]
+    orders.dispose()
+    with FaultInjector(orders) as injector:
+        assert set(injector.faults) == set(Fault)
+        for fault in (Fault.DIE_BEFORE_COMMIT, Fault.SERIALIZATION_FAILURE):
+            with injector.inject(fault) as injected, pytest.raises(DBAPIError):
+                pay(orders)
+            assert (injected.fired, stored_order(orders)["version"]) == (1, 1)
+
+
+def test_a_transactional_view(orders: Engine) -> None:
+    """An injector that is given the view knows its transactions, whatever the engine does."""
+    engine = create_engine(orders.url, isolation_level="AUTOCOMMIT")
+    view = engine.execution_options(isolation_level="SERIALIZABLE")
+    with (
+        FaultInjector(view) as injector,
+        injector.inject(Fault.DIE_BEFORE_COMMIT) as injected,
+        pytest.raises(DBAPIError),
+    ):
+        pay(view)
+    engine.dispose()
+
+    assert (injected.fired, stored_order(orders)["version"]) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_engine_has_several_injectors(struck: Engine, orders: Engine, number: int) -> None:
+    """Each strikes; one that is closed leaves the others what is theirs."""
+    with FaultInjector(struck) as one, FaultInjector(struck) as another, FaultInjector(struck) as third:
+        third.close()
+        with (one, another)[number].inject(Fault.DIE_BEFORE_EXECUTE) as injected, pytest.raises(DBAPIError):
+            pay(struck)
+
+    assert (injected.fired, stored_order(orders)["version"]) == (1, 1)
+    assert not hasattr(driver_connection(struck), "watch")
+
+
+def test_an_injector_that_comes_while_connections_are_refused(orders: Engine) -> None:
+    """What it asks for itself is no attempt of the test's, and leaves the test no connection."""
+    with (
+        FaultInjector(orders) as injector,
+        injector.inject(Fault.REFUSE) as refused,
+        FaultInjector(orders),
+        pytest.raises(DBAPIError),
+    ):
+        pay(orders)
+
+    assert (refused.fired, stored_order(orders)["version"]) == (1, 1)
 
 
 def test_reconnections_are_struck_and_others_are_not(struck: Engine, orders: Engine) -> None:
@@ -169,82 +300,3 @@ def test_threads_share_an_injector(orders: Engine) -> None:
         paid = sum(threads.map(try_to_pay, range(40)))
 
     assert (injected.fired, paid, stored_order(orders)["version"]) == (3, 37, 38)
-
-
-# -- locks and silence --------------------------------------------------------------------------------------------
-
-IMPATIENT = {
-    "sqlite": "PRAGMA busy_timeout = 50",
-    "postgresql": "SET lock_timeout = '50ms'",
-    "mariadb": "SET innodb_lock_wait_timeout = 1",
-}
-LOCKED = {"sqlite": "SQLITE_BUSY", "postgresql": "55P03", "mariadb": 1205}
-
-
-def test_a_lock_that_outlasts_the_patience(orders: Engine) -> None:
-    """Another connection really holds it: the database says so; it ends with the `with`, not a minute later."""
-
-    @event.listens_for(orders, "connect")
-    def connected(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute(IMPATIENT[orders.dialect.name])
-        cursor.close()
-        connection.commit()
-
-    with FaultInjector(orders) as injector:
-        with injector.inject(Fault.LOCK, seconds=60) as injected, pytest.raises(DBAPIError) as caught:
-            pay(orders)
-        pay(orders)
-
-    assert (injected.fired, code_of(caught.value)) == (1, LOCKED[orders.dialect.name])
-    assert stored_order(orders)["version"] == 2
-
-
-@pytest.mark.parametrize("statement", ["INSERT", "SELECT"])
-@on("postgresql", "mariadb")
-def test_a_lock_meets_other_statements(orders: Engine, statement: str) -> None:
-    """An INSERT waits, and so does a SELECT … FOR UPDATE."""
-    new = ORDERS.insert().values(tenant_id="b", number=1, st="draft", version=1, amount=0, visits=0)
-    sent = {"INSERT": new, "SELECT": select(ORDERS).with_for_update()}[statement]
-
-    began = time.monotonic()
-    with (
-        FaultInjector(orders) as injector,
-        injector.inject(Fault.LOCK, statement=statement, seconds=0.2) as injected,
-        orders.begin() as connection,
-    ):
-        connection.execute(sent)
-
-    assert (injected.fired, time.monotonic() - began >= 0.2) == (1, True)
-
-
-@on("sqlite")
-def test_a_lock_that_its_own_transaction_holds(orders: Engine) -> None:
-    """A lock that cannot be had is an error of the test's, soon, however patient its own connections are."""
-    began = time.monotonic()
-    with FaultInjector(orders) as injector, orders.begin() as connection:
-        connection.execute(PAY)
-        with injector.inject(Fault.LOCK), pytest.raises(InjectionError, match="inject it at the first"):
-            connection.execute(PAY)
-
-    assert time.monotonic() - began < 4
-
-
-@on("postgresql", "mariadb")
-def test_a_stall_ends_with_the_socket(orders: Engine) -> None:
-    """Who loses patience with a silent peer and shuts the socket, need not wait for its end."""
-    with FaultInjector(orders) as injector, orders.connect() as connection:
-        driver: Any = connection.connection.dbapi_connection
-        peer = driver.fileno() if orders.dialect.name == "postgresql" else driver._sock.fileno()
-
-        def shut() -> None:
-            with socket.socket(fileno=socket.dup(peer)) as shared:
-                shared.shutdown(socket.SHUT_RDWR)
-
-        watchdog, began = threading.Timer(0.1, shut), time.monotonic()
-        watchdog.start()
-        with injector.inject(Fault.STALL, seconds=20) as injected, pytest.raises(DBAPIError):
-            connection.execute(PAY)
-        watchdog.join()
-
-    assert (injected.fired, time.monotonic() - began < 10) == (1, True)

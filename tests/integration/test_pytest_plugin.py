@@ -71,6 +71,18 @@ def test_a_conflict(adapter, conflict):
     assert other.fired == 1
 
 
+def test_all_at_once(adapter, fault_injector, conflict, recorder):
+    recorded = recorder(adapter)
+    key = recorded.create().key
+    with fault_injector(adapter).inject(Fault.LOSE_ACKNOWLEDGEMENT):
+        assert recorded.send(key, "knock").version == 2
+    with fault_injector(adapter).inject(Fault.LOSE_ACKNOWLEDGEMENT):
+        assert recorded.send(key, "knock").version == 3
+    with conflict(recorded, key, "knock"), pytest.raises(StaleVersionError):
+        recorded.send(key, "unlock", expected_version=3)
+    assert recorded.load(key).version == 4
+
+
 def test_a_lie_is_found_at_the_end(adapter, recorder):
     recorded = recorder(adapter)
     key = recorded.create().key
@@ -100,5 +112,5 @@ def test_its_fixtures_work_in_a_project_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
 
-    assert "3 passed, 1 error" in run.stdout, run.stdout
+    assert "4 passed, 1 error" in run.stdout, run.stdout
     assert "HistoryError: key 1: no order of these 2 operations" in run.stdout

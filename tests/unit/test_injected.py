@@ -77,6 +77,26 @@ def test_a_fault_that_never_fired() -> None:
     assert [part for part in parts if part not in str(caught.value)] == []
 
 
+def test_a_fault_that_fired_too_seldom() -> None:
+    """Who asks for three, and meets one, has not shown what happens at three; unless it may be fewer."""
+    told = r"STALL fired 1 of 3 times: expected a statement 'UPDATE'; these passed:\n  UPDATE orders"
+    with pytest.raises(FaultNotFiredError, match=told), injected("UPDATE", times=3) as fault:
+        fault.strikes("UPDATE orders")
+
+    with injected("UPDATE", times=3, must_fire=False) as fault:
+        fault.strikes("UPDATE orders")
+    assert fault.fired == 1
+
+
+def test_each_with_has_a_fault_of_its_own() -> None:
+    """What it has counted is of the first time: a second one would be told that it had fired."""
+    with injected("UPDATE") as fault:
+        fault.strikes("UPDATE orders")
+
+    with pytest.raises(InjectionError, match="STALL has begun already"), fault:
+        raise AssertionError("it has begun again")
+
+
 def test_a_fault_that_nothing_could_meet() -> None:
     """Where nothing was sent at all, it is the wrong engine, most likely."""
     with pytest.raises(FaultNotFiredError, match="none passed: is this the engine"), injected(re.compile("x+")):

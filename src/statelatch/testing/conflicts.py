@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from statelatch.adapter import PersistenceAdapter
+from statelatch.testing.fault import InjectionError
 from statelatch.testing.injector import FaultInjector
+from statelatch.testing.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from statelatch.adapter import PersistenceAdapter
     from statelatch.records import Transitioned
 
 __all__ = ["Conflict", "simulate_conflict"]
@@ -33,11 +35,14 @@ class Conflict:
 
 
 @contextmanager
-def simulate_conflict(adapter: PersistenceAdapter, key: Any, event: str, **params: Any) -> Generator[Conflict]:
+def simulate_conflict(
+    adapter: PersistenceAdapter | Recorder, key: Any, event: str, **params: Any
+) -> Generator[Conflict]:
     """Let another connection send an event just before the next UPDATE of this adapter reaches the database.
 
     Args:
-        adapter: whose UPDATE is overtaken, within a `with`.
+        adapter: whose UPDATE is overtaken, within a `with`. In the history of a `Recorder` the other's event is noted,
+            too.
         key: of the row that the other moves; most often that which the adapter is about to move.
         event: what the other sends.
         params: the event's parameters.
@@ -53,11 +58,17 @@ def simulate_conflict(adapter: PersistenceAdapter, key: Any, event: str, **param
     """
     conflict = Conflict()
     with ExitStack() as stack:
-        injector = stack.enter_context(FaultInjector(adapter))
-        other = stack.enter_context(adapter.reconnected())
+        overtaken = adapter.adapter if isinstance(adapter, Recorder) else adapter
+        if not isinstance(overtaken, PersistenceAdapter):
+            raise InjectionError(
+                f"simulate_conflict: expected a PersistenceAdapter, or a Recorder of one, got {adapter!r}"
+            )
+        injector = stack.enter_context(FaultInjector(overtaken))
+        other = stack.enter_context(overtaken.reconnected())
+        sender = Recorder(other, adapter.history, client="another") if isinstance(adapter, Recorder) else other
 
         def overtake() -> None:
-            conflict.transition = other.send(key, event, **params)
+            conflict.transition = sender.send(key, event, **params)
 
         stack.enter_context(injector.before("UPDATE", overtake))
         yield conflict

@@ -88,8 +88,8 @@ class Driver(Protocol):
         """Change the arguments, so that they lead to where no database answers."""
         ...
 
-    def lock(self, table: str | None) -> list[str]:
-        """The statements by which another connection locks this table, or the whole database."""
+    def lock(self, connection: Any, statement: str) -> None:
+        """Take, on a connection of nobody else's, the lock for which this statement has to wait."""
         ...
 
 
@@ -101,8 +101,9 @@ def driver_of(engine: Engine) -> Driver:
     """
     name = engine.dialect.driver
     if engine.dialect.is_async or name not in _DRIVERS:
+        kind = "an asynchronous engine, of " if engine.dialect.is_async else ""
         raise InjectionError(
-            f"faults cannot be injected into {engine.dialect.name}+{name}: expected an engine of "
+            f"faults cannot be injected into {kind}{engine.dialect.name}+{name}: expected a synchronous engine of "
             "sqlite3 (sqlite://), psycopg (postgresql+psycopg://) or PyMySQL (mariadb+pymysql://)"
         )
     return cast("Driver", import_module(f"statelatch.testing.{_DRIVERS[name]}"))

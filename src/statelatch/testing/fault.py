@@ -19,9 +19,11 @@ class Fault(StrEnum):
     DIE_BEFORE_EXECUTE = "die before execute"  # execute: cut before the statement is sent; nothing reaches the database
     DIE_AFTER_EXECUTE = "die after execute"  # execute: cut when the statement is carried out, before its answer is read
     DIE_BEFORE_COMMIT = "die before commit"  # commit: cut before COMMIT is sent; the database takes everything back
+    # (but for DDL that has committed itself: MariaDB's, and sqlite3's outside a transaction)
     LOSE_ACKNOWLEDGEMENT = "lose acknowledgement"  # commit: carried out, durable; cut before its answer is read
     STALL = "stall"  # execute: silence before the statement goes on; over at once if the socket is shut meanwhile
-    LOCK = "lock"  # execute: another connection holds the table's rows, or the SQLite file, and lets go later
+    LOCK = "lock"  # execute: another connection holds the table's rows, or the SQLite file, and lets go later; who only
+    # reads does not wait
     SERIALIZATION_FAILURE = "serialization failure"  # execute: the database breaks the transaction off (40001, 1213,
     # SQLITE_BUSY_SNAPSHOT)
     DISK_FULL = "disk full"  # execute: the database has no room (53100, 1021, SQLITE_FULL)
@@ -38,7 +40,7 @@ class InjectionError(StatelatchError, ValueError):
 
 
 class FaultNotFiredError(AssertionError):
-    """The test ended without its fault, so it has shown nothing.
+    """The test ended without its fault, or with fewer than it asked for, so it has not shown what it should.
 
     Name a statement that is sent (the message has those that were), or pass `must_fire=False`.
     """

@@ -1,7 +1,8 @@
 """PURE: one injected fault: which statements it strikes, and how often it did.
 
 A statement passes; `strikes` says whether this is one of those that were asked for. Threads may ask at the same time.
-At the end of the `with` a fault that never fired is an error: a test whose fault did not happen has shown nothing.
+At the end of the `with` a fault that has not fired as often as it must is an error: a test whose fault did not happen
+has shown nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HEAD = r"(?:^|\bAS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\()\s*"
 
 
 class Injected:
-    """A fault that waits for its statement; a context manager, in which it may strike.
+    """A fault that waits for its statement; a context manager, for one `with`, in which it may strike.
 
     Attributes:
         fired: how often it struck.
@@ -58,6 +59,7 @@ class Injected:
         self._skip, self._times, self._must_fire = skip, times, must_fire
         self._passed: deque[str] = deque(maxlen=_REMEMBERED)
         self._lock = Lock()
+        self._has_begun = False
         self._begin, self._end = begin, end
 
     def matches(self, *statements: str) -> bool:
@@ -88,16 +90,23 @@ class Injected:
             self._passed.append(statement)
 
     def __enter__(self) -> Self:
-        """Begin to strike."""
+        """Begin to strike.
+
+        Raises:
+            InjectionError: it was entered before, and what it counted is of that time.
+        """
+        if self._has_begun:
+            raise InjectionError(f"{self.name} has begun already: expected a fault of its own for each `with`")
         self._begin()
+        self._has_begun = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End; a fault that never fired is a `FaultNotFiredError`, unless another exception is on its way."""
+        """End; `FaultNotFiredError` if it has not fired often enough, unless another exception is on its way."""
         self._end()
-        if error is None and self._must_fire and not self.fired:
+        if error is None and self._must_fire and self.fired < self._times:
             raise FaultNotFiredError(self._unfired())
 
     def _unfired(self) -> str:
@@ -105,7 +114,8 @@ class Injected:
         passed = [f"  {' '.join(statement.split())[:120]}" for statement in self._passed]
         seen = "\n".join(["these passed:", *passed]) if passed else "none passed: is this the engine that sends them?"
         left = f", of which {self._skip} more were to be skipped" if self._skip else ""
-        return f"{self.name} never fired: expected a statement {wanted!r}{left}; {seen}"
+        often = f"fired {self.fired} of {self._times} times" if self.fired else "never fired"
+        return f"{self.name} {often}: expected a statement {wanted!r}{left}; {seen}"
 
 
 def first_word(statement: str) -> str:

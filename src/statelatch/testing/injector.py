@@ -1,50 +1,28 @@
 """`FaultInjector`: faults of the real database, at a chosen statement and phase, beneath SQLAlchemy.
 
-The engine makes connections of a subclass of its driver's (`drivers`), which ask here before they send. So a fault
-meets whatever is sent over the engine: by the ORM, by Core, by a bare cursor. It changes nothing else: no function is
-patched, and no listener for statements makes SQLAlchemy take another way.
+The engine makes connections of a subclass of its driver's (`drivers`), which ask (`gate`) before they send. So a fault
+meets what is sent over the engine by the ORM, by Core, or by `execute`, `executemany` and `commit` of a bare cursor or
+connection. It changes nothing else: no function is patched, and no listener for statements makes SQLAlchemy take
+another way.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from threading import local
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 from statelatch.adapter import PersistenceAdapter
 from statelatch.closing import Closing
-from statelatch.engines import has_creator, is_autocommitting, is_in_memory, is_initialized
-from statelatch.testing.drivers import Passage, driver_of
+from statelatch.engines import has_creator, is_in_memory
 from statelatch.testing.fault import DEADLY, Fault, InjectionError
-from statelatch.testing.injected import COMMIT, CONNECT, Injected, first_word
-from statelatch.testing.locker import Locker, table_of
-from statelatch.testing.strikes import STRIKES, Strike
-
-if TYPE_CHECKING:
-    from statelatch.testing.drivers import DriverConnection
+from statelatch.testing.gate import Planned, gate_of
+from statelatch.testing.injected import COMMIT, CONNECT, Injected
 
 __all__ = ["FaultInjector"]
-
-_COMMITTING = frozenset({Fault.DIE_BEFORE_COMMIT, Fault.LOSE_ACKNOWLEDGEMENT})
-
-
-@dataclass
-class _Planned:
-    """What is to be done when its statement passes: a fault, or an action."""
-
-    injected: Injected
-    fault: Fault | None = None
-    action: Callable[[], object] | None = None
-    seconds: float = 0.0
-    dies: bool = False
-    lockers: list[Locker] = field(default_factory=list[Locker])
 
 
 class FaultInjector(Closing):
@@ -52,28 +30,31 @@ class FaultInjector(Closing):
 
     It strikes every engine that shares the dialect: its `execution_options` views and its reconnections. Connections in
     the pool are dropped when it is attached and when it is closed; those that are checked out meanwhile are not struck.
-    Threads may share it.
+    Threads may share it. An engine may have several: what was begun first strikes first.
+
+    A driver's own other ways to send are not met: psycopg's `copy`, `stream`, `transaction()` and the FETCH of a server
+    cursor; sqlite3's `executescript` and `with connection`.
 
     Args:
         target: an engine, or an adapter, whose sending engine is meant.
 
     Raises:
-        InjectionError: its driver is unknown, its connections are made by a `creator`, or its database is in memory.
+        InjectionError: it is no engine, its driver is unknown, its connections are made by a `creator` or by another's
+            listener, or its database is in memory.
         sqlalchemy.exc.DBAPIError: the database cannot be reached.
     """
 
     def __init__(self, target: Engine | PersistenceAdapter) -> None:
         self._adapter = target if isinstance(target, PersistenceAdapter) else None
-        self.engine = target.lines.engine if isinstance(target, PersistenceAdapter) else target
-        self._driver = driver_of(self.engine)
+        self.engine = _engine_of(target)
+        self._gate = gate_of(self.engine)
         _check_connections(self.engine)
-        self._planned: list[_Planned] = []
-        self._own = local()
-        event.listen(self.engine, "do_connect", self._connect)
+        self._planned: list[Planned] = []
+        self._gate.attach(self.engine.dialect)
+        self._is_closed = False
         try:
             self._drop_connections()
-            if not is_initialized(self.engine):
-                self.engine.connect().close()  # what SQLAlchemy asks the first time is no statement of the test's
+            self._commits_itself, self._journal = self._settings()
         except BaseException:
             self.close()
             raise
@@ -101,10 +82,10 @@ class FaultInjector(Closing):
             times: then so many are struck, one after the other.
             seconds: for `STALL` and `LOCK`: how long it lasts. A lock ends with the `with` at the latest.
             dies: raise `ProcessDied` where the connection is cut, as if the process had been killed there.
-            must_fire: it is an error if the fault has not fired by the end of the `with`.
+            must_fire: it is an error if the fault has not fired `times` times by the end of the `with`.
 
         Returns:
-            A context manager, in which the fault may strike; its `fired` counts.
+            A context manager, for one `with`, in which the fault may strike; its `fired` counts.
 
         Raises:
             InjectionError: this fault cannot happen on this engine, or a number makes no sense; the message says
@@ -142,11 +123,11 @@ class FaultInjector(Closing):
             action: called in the thread that sends the statement.
             skip: so many matching statements pass first.
             times: before so many it is called.
-            must_fire: it is an error if it was not called by the end of the `with`.
+            must_fire: it is an error if it was not called `times` times by the end of the `with`.
 
         Raises:
             InjectionError: a number makes no sense.
-            FaultNotFiredError: at the end of the `with`: no such statement was sent.
+            FaultNotFiredError: at the end of the `with`: no such statement was sent, or not often enough.
         """
         planned = self._plan("before", statement, skip=skip, times=times, must_fire=must_fire)
         planned.action = action
@@ -159,11 +140,14 @@ class FaultInjector(Closing):
         return tuple(fault for fault in Fault if not self._impossible(fault, anything))
 
     def close(self) -> None:
-        """Strike no more, and leave the engine connections of its driver's own class."""
-        if event.contains(self.engine, "do_connect", self._connect):
-            event.remove(self.engine, "do_connect", self._connect)
-            self._drop_connections()
-        self._planned.clear()
+        """Strike no more, and leave the engine connections of its driver's own class, unless others strike on."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for planned in list(self._planned):
+            self._end(planned)
+        self._gate.detach(self.engine.dialect)
+        self._drop_connections()
 
     # -- what is to happen ----------------------------------------------------------------------------------------
 
@@ -175,7 +159,7 @@ class FaultInjector(Closing):
         skip: int = 0,
         times: int = 1,
         must_fire: bool = True,
-    ) -> _Planned:
+    ) -> Planned:
         injected = Injected(
             name,
             statement,
@@ -185,126 +169,71 @@ class FaultInjector(Closing):
             begin=lambda: self._begin(planned),
             end=lambda: self._end(planned),
         )
-        planned = _Planned(injected)
+        planned = Planned(injected, self.engine)
         return planned
 
-    def _begin(self, planned: _Planned) -> None:
+    def _begin(self, planned: Planned) -> None:
+        if self._is_closed:
+            raise InjectionError(f"{planned.injected.name}: the injector is closed; expected one that is attached")
         self._planned.append(planned)
+        self._gate.planned.append(planned)
         if planned.fault is Fault.REFUSE:
             self._drop_connections()
 
-    def _end(self, planned: _Planned) -> None:
+    def _end(self, planned: Planned) -> None:
         if planned in self._planned:
             self._planned.remove(planned)
+            self._gate.planned.remove(planned)
         for locker in planned.lockers:
             locker.release()
 
     def _impossible(self, fault: Fault, injected: Injected) -> str | None:
         """Why this fault cannot happen here."""
-        autocommits, journal = self._settings
-        if fault is Fault.DIE_BEFORE_COMMIT and autocommits and not injected.matches(COMMIT):
+        if fault is Fault.DIE_BEFORE_COMMIT and self._commits_itself and not injected.matches(COMMIT):
             return (
                 "this engine is in AUTOCOMMIT, where a statement is its own COMMIT; use DIE_BEFORE_EXECUTE or "
-                "LOSE_ACKNOWLEDGEMENT, or statement='COMMIT' if one is sent"
+                "LOSE_ACKNOWLEDGEMENT, or statement='COMMIT' if one is sent; or inject it into a transactional view"
             )
         if fault is Fault.SERIALIZATION_FAILURE and self.engine.dialect.name == "sqlite":
-            if autocommits:
-                return "this engine is in AUTOCOMMIT, where no statement has read before it writes; use LOCK"
-            if journal != "wal":
-                return f"the file's journal_mode is {journal}; expected wal, without which a reader blocks the writer"
+            if self._commits_itself:
+                return (
+                    "this engine is in AUTOCOMMIT, where no statement has read before it writes; use LOCK, or inject "
+                    "it into a transactional view"
+                )
+            if self._journal != "wal":
+                return f"the file's journal_mode is {self._journal}; expected wal, else a reader blocks the writer"
         return None
 
-    @cached_property
     def _settings(self) -> tuple[bool, str | None]:
-        """Whether the engine autocommits, and SQLite's journal mode."""
-        with self._aside(), self.engine.connect() as connection:
-            driver_connection: Any = connection.connection.dbapi_connection
-            autocommits = is_autocommitting(self.engine, driver_connection)
-            if self.engine.dialect.name != "sqlite":
-                return autocommits, None
-            return autocommits, str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+        """Whether a statement within SQLAlchemy's transaction commits itself; and SQLite's journal mode.
 
-    # -- what passes ----------------------------------------------------------------------------------------------
-
-    def _connect(
-        self, _dialect: object, _record: object, arguments: list[Any], keywords: dict[str, Any]
-    ) -> DriverConnection:
-        """SQLAlchemy asks for a connection."""
-        for planned in [] if self._is_aside else list(self._planned):
-            if planned.fault is Fault.REFUSE and planned.injected.strikes(CONNECT):
-                self._driver.refuse(arguments, keywords)
-        connection = self._driver.connect(arguments, keywords)
-        connection.watch = self._watch
-        return connection
-
-    def _watch(self, passage: Passage) -> Any:
-        """A statement is to be sent: act first, strike it, or let it pass."""
-        connection, word = passage.connection, first_word(passage.statement)
-        if self._is_aside:
-            return passage.carry_out()
-        sent = tuple(connection.sent)
-        if word == COMMIT or _is_rollback(passage.statement):
-            connection.sent.clear()
-        elif not connection.commits_itself:
-            connection.sent.append(passage.statement)
-        self._act(passage.statement)
-        for planned in list(self._planned):
-            if planned.fault and _strikes(planned.fault, planned.injected, passage, sent):
-                return self._strike(planned, planned.fault, passage)
-        return passage.carry_out()
-
-    def _act(self, statement: str) -> None:
-        for planned in list(self._planned):
-            if planned.action and planned.injected.strikes(statement):
-                with self._aside():
-                    planned.action()
-
-    def _strike(self, planned: _Planned, fault: Fault, passage: Passage) -> Any:
-        def hold(statement: str) -> None:
-            locker = Locker(self.engine, self._driver.lock(table_of(statement)), planned.seconds, self._aside)
-            planned.lockers.append(locker)
-            locker.hold()
-
-        return STRIKES[fault](Strike(passage, planned.seconds, planned.dies, hold))
-
-    # -- the engine -----------------------------------------------------------------------------------------------
+        What SQLAlchemy asks a database the first time is asked here, too: it is no statement of the test's.
+        """
+        with self._gate.aside(), self.engine.begin() as connection:
+            connection.detach()  # where connections are refused, nobody is to find this one in the pool
+            asking: Any = connection.connection.dbapi_connection
+            if not self._gate.is_asked_by(asking):
+                raise InjectionError(
+                    "the engine's connections are made by another's listener to `do_connect`, which returns one: "
+                    "expected none, or one that only changes the arguments"
+                )
+            commits_itself: bool = asking.commits_itself
+            is_sqlite = self.engine.dialect.name == "sqlite"
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() if is_sqlite else None
+        return commits_itself, journal
 
     def _drop_connections(self) -> None:
         if self._adapter:
             self._adapter.lines.close()
         self.engine.dispose()
 
-    @contextmanager
-    def _aside(self) -> Generator[None]:
-        """What this thread sends meanwhile is its own business."""
-        before, self._own.aside = self._is_aside, True
-        try:
-            yield
-        finally:
-            self._own.aside = before
 
-    @property
-    def _is_aside(self) -> bool:
-        return getattr(self._own, "aside", False)
-
-
-def _strikes(fault: Fault, injected: Injected, passage: Passage, sent: tuple[str, ...]) -> bool:
-    """Whether a fault strikes this statement, which completes those sent before in its transaction if it is COMMIT."""
-    if fault is Fault.REFUSE:
-        return False
-    if fault not in _COMMITTING:
-        return injected.strikes(passage.statement)
-    if first_word(passage.statement) == COMMIT:
-        return injected.strikes(passage.statement, sent_with=sent)
-    if fault is Fault.LOSE_ACKNOWLEDGEMENT and passage.connection.commits_itself:
-        return injected.strikes(passage.statement)
-    injected.passes(passage.statement)
-    return False
-
-
-def _is_rollback(statement: str) -> bool:
-    """Of a transaction, not to a savepoint."""
-    return statement.split()[:1] == ["ROLLBACK"] and " TO " not in f" {statement.upper()} "
+def _engine_of(target: Engine | PersistenceAdapter) -> Engine:
+    """The engine that sends."""
+    engine = target.lines.engine if isinstance(target, PersistenceAdapter) else target
+    if not isinstance(engine, Engine):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InjectionError(f"expected an Engine or a PersistenceAdapter to inject faults into, got {target!r}")
+    return engine
 
 
 def _check_connections(engine: Engine) -> None:

@@ -8,28 +8,53 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from statelatch.engines import reconnected
 from statelatch.testing.fault import InjectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Engine
 
 __all__ = ["Locker", "table_of"]
 
-_TABLE = re.compile(
-    r"\b(?:UPDATE|INTO|FROM)\s+(?:ONLY\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)", re.I
+_PART = r"(?:[\w$]+|\"[^\"]+\"|`[^`]+`)"
+_NAME = rf"{_PART}(?:\.{_PART})*"
+
+_PIECE = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^'\\]|\\.|'')*'"
+    r"|\b(?:FOR|KEY|DO|ON)\s+UPDATE\b|\bDISTINCT\s+FROM\b"
+    rf"|\b(?:UPDATE|INTO|DELETE\b[^'()]*?\bFROM)\s+(?:(?:ONLY|LOW_PRIORITY|IGNORE)\s+)*(?P<written>{_NAME})"
+    rf"|\bFROM\s+(?:ONLY\s+)?(?P<read>{_NAME})"
+    rf"|(?P<parenthesis>[()])|{_PART}",
+    re.I | re.S,
 )
+"""What is looked for in a statement, or skipped: comments and literals, what only looks like a table, other names."""
 
 
-def table_of(statement: str) -> str | None:
-    """The first table that a statement names, as it names it."""
-    found = _TABLE.search(statement)
-    return found[1] if found else None
+def table_of(statement: str) -> str:
+    """The table that a statement writes first, else the one that it reads first, outside parentheses, as it names it.
+
+    Raises:
+        InjectionError: it names none, or not so that it would be understood without a parser.
+    """
+    depth, read = 0, None
+    for piece in _PIECE.finditer(statement):
+        if piece["written"]:
+            return piece["written"]
+        if piece["parenthesis"]:
+            depth += 1 if piece["parenthesis"] == "(" else -1
+        elif not depth:
+            read = read or piece["read"]
+    if read is None:
+        raise InjectionError(
+            "LOCK: expected a statement that names the table which it writes, or reads, outside parentheses; got "
+            f"{' '.join(statement.split())[:120]!r}: name a simpler one"
+        )
+    return read
 
 
 class Locker:
@@ -37,7 +62,7 @@ class Locker:
 
     Args:
         engine: of the database.
-        statements: which take it, after which it is held until the end of the transaction.
+        take: takes it, on the driver's connection, until the end of a transaction.
         seconds: how long.
         aside: entered by the thread: what it sends is nobody's statement.
     """
@@ -45,11 +70,12 @@ class Locker:
     def __init__(
         self,
         engine: Engine,
-        statements: Sequence[str],
+        take: Callable[[Any], None],
         seconds: float,
+        *,
         aside: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        self._engine, self._statements, self._seconds, self._aside = engine, statements, seconds, aside
+        self._engine, self._take, self._seconds, self._aside = engine, take, seconds, aside
         self._held, self._let_go = Event(), Event()
         self._failure: Exception | None = None
         self._thread = Thread(target=self._run, name="statelatch-locker", daemon=True)
@@ -58,14 +84,16 @@ class Locker:
         """Return as soon as the lock is held.
 
         Raises:
-            InjectionError: it cannot be had within a second.
+            InjectionError: it cannot be had within a second, or the statement is not understood.
         """
         self._thread.start()
         self._held.wait()
+        if isinstance(self._failure, InjectionError):
+            raise self._failure
         if self._failure:
             raise InjectionError(
-                f"LOCK: {self._failure}; expected that nobody holds it, not even an earlier statement of the "
-                "transaction that is to meet the lock: inject it at the first"
+                f"LOCK: {self._failure}; expected a table that is there, and a lock that nobody holds, not even an "
+                "earlier statement of the transaction that is to meet it: inject it at the first"
             ) from self._failure
 
     def release(self) -> None:
@@ -87,9 +115,7 @@ class Locker:
         engine = reconnected(self._engine)
         try:
             with closing(engine.raw_connection()) as connection:
-                cursor = connection.cursor()
-                for statement in self._statements:
-                    cursor.execute(statement)
+                self._take(connection.dbapi_connection)
                 self._held.set()
                 self._let_go.wait(self._seconds)
                 connection.rollback()

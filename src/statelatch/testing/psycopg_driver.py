@@ -7,10 +7,12 @@ from typing import Any, NoReturn
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.sql import Composable
 
 from statelatch.testing.drivers import Watch, send
 from statelatch.testing.fault import InjectionError
 from statelatch.testing.injected import COMMIT
+from statelatch.testing.locker import table_of
 from statelatch.testing.sockets import LOOPBACK, refused_port, shut, silence
 
 __all__ = ["PsycopgConnection", "PsycopgCursor", "PsycopgServerCursor", "connect", "lock", "refuse"]
@@ -24,13 +26,13 @@ class PsycopgCursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> PsycopgCursor:
         """Ask, and execute."""
         execute = super().execute
-        send(_asking(self), query, lambda: execute(query, params, **options))
+        send(_asking(self), _text(query, self), lambda: execute(query, params, **options))
         return self
 
     def executemany(self, query: Any, params_seq: Iterable[Any], *, returning: bool = False) -> None:
         """Ask once."""
         executemany = super().executemany
-        send(_asking(self), query, lambda: executemany(query, params_seq, returning=returning))
+        send(_asking(self), _text(query, self), lambda: executemany(query, params_seq, returning=returning))
 
 
 class PsycopgServerCursor(psycopg.ServerCursor[Any]):
@@ -39,7 +41,7 @@ class PsycopgServerCursor(psycopg.ServerCursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> PsycopgServerCursor:
         """Ask, and declare."""
         execute = super().execute
-        send(_asking(self), query, lambda: execute(query, params, **options))
+        send(_asking(self), _text(query, self), lambda: execute(query, params, **options))
         return self
 
 
@@ -91,6 +93,11 @@ class PsycopgConnection(psycopg.Connection[Any]):
         raise AssertionError(f"PostgreSQL has not raised {state}")
 
 
+def _text(query: Any, cursor: psycopg.Cursor[Any] | psycopg.ServerCursor[Any]) -> Any:
+    """The query as it will be sent, but for its parameters."""
+    return query.as_string(cursor) if isinstance(query, Composable) else query
+
+
 def _asking(cursor: psycopg.Cursor[Any] | psycopg.ServerCursor[Any]) -> PsycopgConnection:
     connection: Any = cursor.connection
     return connection
@@ -116,8 +123,8 @@ def refuse(_arguments: list[Any], keywords: dict[str, Any]) -> None:
     keywords |= {"host": LOOPBACK, "port": refused_port()}
 
 
-def lock(table: str | None) -> list[str]:
+def lock(connection: Any, statement: str) -> None:
     """Writers of the table wait, and so does who reads FOR UPDATE; other readers do not."""
-    if table is None:
-        raise InjectionError("LOCK: expected a statement that names its table: UPDATE, INSERT, DELETE, SELECT … FROM")
-    return ["BEGIN", "SET LOCAL lock_timeout = '1s'", f"LOCK TABLE {table} IN EXCLUSIVE MODE"]
+    connection.execute("BEGIN")
+    connection.execute("SET LOCAL lock_timeout = '1s'")
+    connection.execute(f"LOCK TABLE {table_of(statement)} IN EXCLUSIVE MODE")

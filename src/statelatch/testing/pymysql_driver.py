@@ -8,8 +8,8 @@ from typing import Any, NoReturn, cast
 from pymysql.connections import Connection  # pyright: ignore[reportMissingTypeStubs]
 
 from statelatch.testing.drivers import Watch, send
-from statelatch.testing.fault import InjectionError
 from statelatch.testing.injected import COMMIT
+from statelatch.testing.locker import table_of
 from statelatch.testing.sockets import LOOPBACK, refused_port, shut, silence
 
 __all__ = ["PyMySQLConnection", "connect", "lock", "refuse"]
@@ -28,7 +28,7 @@ class PyMySQLConnection(Connection):
 
     def query(self, sql: Any, unbuffered: bool = False) -> Any:
         """Ask, and send."""
-        return send(self, sql, lambda: self._send(sql, unbuffered=unbuffered))
+        return send(self, sql, lambda: self._send(sql, unbuffered=unbuffered), lambda: self._send(sql))
 
     def commit(self) -> None:
         """Ask, and commit."""
@@ -46,16 +46,20 @@ class PyMySQLConnection(Connection):
 
     def cut(self) -> None:
         """End it; the database takes back what is not committed."""
-        shut(self._descriptor)
+        if self.open:
+            shut(self._descriptor)
 
     def fail(self) -> NoReturn:
         """Raise what the driver raises once it was cut."""
-        self.next_result()
-        raise AssertionError("PyMySQL reads from a socket that is shut")
+        if self.open:
+            self.next_result()
+        self._send("DO 0")
+        raise AssertionError("PyMySQL works over a socket that is shut")
 
     def stall(self, seconds: float) -> None:
         """Let nothing pass for so long, or until somebody else ends the connection."""
-        silence(self._descriptor, seconds)
+        if self.open:
+            silence(self._descriptor, seconds)
 
     def fail_serialization(self, carry_out: Callable[[], Any]) -> NoReturn:  # noqa: ARG002  SQLite's needs it
         """A deadlock's victim has lost its whole transaction."""
@@ -93,13 +97,10 @@ def refuse(_arguments: list[Any], keywords: dict[str, Any]) -> None:
     keywords |= {"host": LOOPBACK, "port": refused_port()}
 
 
-def lock(table: str | None) -> list[str]:
+def lock(connection: Any, statement: str) -> None:
     """The locks of its rows, and of the gaps between them; who only reads does not wait."""
-    if table is None:
-        raise InjectionError("LOCK: expected a statement that names its table: UPDATE, INSERT, DELETE, SELECT … FROM")
-    return [
-        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        "SET SESSION innodb_lock_wait_timeout = 1",
-        "BEGIN",
-        f"SELECT count(*) FROM (SELECT 1 FROM {table} FOR UPDATE) AS locked",  # noqa: S608  the table of the user's statement
-    ]
+    table = table_of(statement)
+    connection.query("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    connection.query("SET SESSION innodb_lock_wait_timeout = 1")
+    connection.query("BEGIN")
+    connection.query(f"SELECT count(*) FROM (SELECT 1 FROM {table} FOR UPDATE) AS locked")  # noqa: S608  the table of the user's statement

@@ -12,6 +12,9 @@ __all__ = ["LOOPBACK", "refused_port", "shut", "silence"]
 
 LOOPBACK = "127.0.0.1"
 
+_HANG_UP = getattr(select, "POLLRDHUP", 0)
+"""Linux's; POLLHUP and POLLERR are told without being asked for."""
+
 
 def shut(descriptor: int) -> None:
     """End the connection in both directions; the driver's own descriptor stays open, so that the driver finds out."""
@@ -22,7 +25,7 @@ def shut(descriptor: int) -> None:
 def silence(descriptor: int, seconds: float) -> None:
     """Wait, but no longer than until somebody ends the connection, at this end or at the other."""
     watched = select.poll()
-    watched.register(descriptor, select.POLLIN)
+    watched.register(descriptor, _HANG_UP)  # what the server says unasked, a NOTIFY for instance, ends nothing
     watched.poll(seconds * 1000)
 
 

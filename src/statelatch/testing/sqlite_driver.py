@@ -89,7 +89,7 @@ class SqliteConnection(sqlite3.Connection):
         """Nobody can end it meanwhile: there is no peer."""
         time.sleep(seconds)
 
-    def fail_serialization(self, carry_out: Callable[[], Any]) -> Any:
+    def fail_serialization(self, carry_out: Callable[[], Any]) -> NoReturn:
         """The transaction has read before another has committed: what it writes now is SQLITE_BUSY_SNAPSHOT."""
         ask = sqlite3.Cursor(self)
         if not self.in_transaction:
@@ -105,7 +105,11 @@ class SqliteConnection(sqlite3.Connection):
                 "SERIALIZATION_FAILURE: this transaction, or another, has written already, and SQLite has one writer; "
                 "inject it at the first statement that writes"
             ) from error
-        return carry_out()
+        carry_out()
+        raise InjectionError(
+            "SERIALIZATION_FAILURE: the statement has not written, and SQLite breaks off only who writes; inject it at "
+            "a statement that writes"
+        )
 
     def fail_full(self) -> NoReturn:
         """No page more: a table that needs many is SQLITE_FULL."""
@@ -139,6 +143,8 @@ def refuse(arguments: list[Any], _keywords: dict[str, Any]) -> None:
     arguments[:1] = [str(Path(str(arguments[0]).removeprefix("file:")).parent / "no-such-folder" / "refused.db")]
 
 
-def lock(_table: str | None) -> list[str]:
+def lock(connection: Any, _statement: str) -> None:
     """SQLite has one writer: the lock is the file's."""
-    return [f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}", "BEGIN IMMEDIATE"]
+    connection.autocommit = True  # since Python 3.12 there may be a transaction already; before, it means nothing
+    connection.execute(f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}")
+    connection.execute("BEGIN IMMEDIATE")
