@@ -7,6 +7,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from statelatch.testing.wire import UnreadableError
+
 if TYPE_CHECKING:
     from statelatch.testing.wire import Message, Wire
 
@@ -50,11 +52,16 @@ class Link:
         self._deed: Deed | None = None
 
     async def run(self) -> None:
-        """Pass on what they say, until one of them ends or the connection is cut."""
+        """Pass on what they say, until one of them ends or the connection is cut.
+
+        A client whose answers are swallowed is not told either that its server has ended.
+        """
         directions = [asyncio.create_task(self._upward()), asyncio.create_task(self._downward())]
         try:
             ended, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-            if any(isinstance(direction.exception(), _CutError) for direction in ended):
+            if self._deed is Deed.SWALLOW:
+                ended, _ = await asyncio.wait(directions[:1])
+            if any(isinstance(direction.exception(), (_CutError, UnreadableError)) for direction in ended):
                 self._to_client.transport.abort()
                 self._to_server.transport.abort()
         finally:
@@ -72,7 +79,7 @@ class Link:
     async def _downward(self) -> None:
         while received := await self._from_server.read(_PIECE):
             for message in self._wire.from_server(received):
-                if self._deed is None:
+                if self._deed is None or message.is_request:
                     self._to_client.write(message.sent_on)
                 elif self._deed is Deed.CUT_AFTER and self._wire.is_settled:
                     raise _CutError
@@ -90,4 +97,8 @@ class Link:
         elif deed:
             self._deed = deed
         self._to_server.write(message.sent_on)
-        await self._to_server.drain()
+        try:
+            await self._to_server.drain()
+        except OSError:
+            if self._deed is not Deed.SWALLOW:
+                raise

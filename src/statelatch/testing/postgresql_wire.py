@@ -4,6 +4,9 @@ A client begins with messages that have no type: it may ask for TLS, which is de
 read, and then starts up. From then on a message is a type, a length and a body. A statement is carried out by a Query,
 or by an Execute of a portal, which a Bind has made of a statement that a Parse has named: a driver may prepare it once
 and bind it ever after.
+
+An exchange ends with Query, Sync or FunctionCall, is answered by ReadyForQuery, and is then durable. Before its end a
+client may ask with Flush for the answers that there are; it is then answered when each Execute is, or one has failed.
 """
 
 from __future__ import annotations
@@ -11,16 +14,14 @@ from __future__ import annotations
 from struct import unpack_from
 from typing import Final
 
-from statelatch.testing.wire import Message, Wire
+from statelatch.testing.wire import Message, UnreadableError, Wire
 
 __all__ = ["PostgresqlWire"]
 
 _ENCRYPTION_REQUESTS: Final = (80877103, 80877104)  # SSLRequest, GSSENCRequest
 _CANCEL_REQUEST: Final = 80877102
 _DECLINED: Final = b"N"
-
-_ENDS: Final = frozenset({b"Q", b"S", b"F"})  # Query, Sync, FunctionCall: the exchange is answered, and durable
-_READY_FOR_QUERY: Final = b"Z"
+_TLS_RECORD: Final = b"\x16"  # a handshake that nobody was asked for
 
 
 class PostgresqlWire(Wire):
@@ -30,16 +31,19 @@ class PostgresqlWire(Wire):
         super().__init__()
         self._is_started = False
         self._unanswered = 1  # starting up ends with ReadyForQuery, like every exchange
-        self._is_open = False
+        self._is_awaited = True  # the client has asked for what there is to answer
+        self._executing = 0  # Executes without an answer, of the exchange that has not ended
         self._statements: dict[bytes, str] = {}
         self._portals: dict[bytes, bytes] = {}
 
     @property
     def is_settled(self) -> bool:
-        """Whether the server has answered all that it was asked."""
-        return not self._unanswered and not self._is_open
+        """Whether the server has answered all that the client waits for."""
+        return self._is_awaited and not self._unanswered and not self._executing
 
     def _client_length(self, received: bytearray) -> int:
+        if not self._is_started and received.startswith(_TLS_RECORD):
+            raise UnreadableError
         return _length(received, 1 if self._is_started else 0)
 
     def _server_length(self, received: bytearray) -> int:
@@ -49,15 +53,36 @@ class PostgresqlWire(Wire):
         if not self._is_started:
             return self._starting(message)
         kind, body = message[:1], message[5:]
-        if kind in _ENDS:
-            self._unanswered += 1
-        self._is_open = kind not in _ENDS
+        self._asks(kind)
         return Message(message, statement=self._statement(kind, body))
 
     def _server_message(self, message: bytes) -> Message:
-        if message[:1] == _READY_FOR_QUERY:
-            self._unanswered -= 1
-        return Message(message)
+        kind = message[:1]
+        match kind:
+            case b"Z":  # ReadyForQuery
+                self._unanswered -= 1
+            case b"C" | b"I" | b"s" if not self._unanswered:  # CommandComplete, EmptyQueryResponse, PortalSuspended
+                self._executing -= 1
+            case b"E" if not self._unanswered:  # ErrorResponse: the rest of the exchange is not carried out
+                self._executing = 0
+            case _:
+                pass
+        return Message(message, is_request=kind == b"G")  # CopyInResponse
+
+    def _asks(self, kind: bytes) -> None:
+        """Note what is to be answered; the rows of a COPY, and Terminate, ask for nothing."""
+        match kind:
+            case b"Q" | b"S" | b"F":  # Query, Sync, FunctionCall
+                self._unanswered += 1
+                self._executing = 0
+                self._is_awaited = True
+            case b"H":  # Flush
+                self._is_awaited = True
+            case b"P" | b"B" | b"D" | b"E" | b"C":  # Parse, Bind, Describe, Execute, Close
+                self._executing += kind == b"E"
+                self._is_awaited = False
+            case _:
+                pass
 
     def _starting(self, message: bytes) -> Message:
         (code,) = unpack_from("!I", message, 4)

@@ -13,7 +13,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import URL, make_url
 
@@ -28,19 +28,25 @@ from statelatch.testing.sockets import LOOPBACK
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
     from concurrent.futures import Future
 
     from statelatch.testing.wire import Wire
 
 __all__ = ["Proxy"]
 
-_WIRES: dict[str, tuple[type[Wire], int, dict[str, str]]] = {
-    "postgresql": (PostgresqlWire, 5432, {}),
-    "mariadb": (MariaDBWire, 3306, {"ssl_disabled": "true"}),
-    "mysql": (MariaDBWire, 3306, {"ssl_disabled": "true"}),
+_WIRES: dict[str, tuple[type[Wire], int]] = {
+    "postgresql": (PostgresqlWire, 5432),
+    "mariadb": (MariaDBWire, 3306),
+    "mysql": (MariaDBWire, 3306),
 }
-"""By the URL's backend: how to read, the port if it names none, and what its clients are told."""
+"""By the URL's backend: how to read, and the port if it names none."""
+
+_PLAIN = {"pymysql": {"ssl_disabled": "true"}, "mysqlconnector": {"ssl_disabled": "true"}}
+"""By the URL's driver: what it is told, so that it does not prepare for TLS."""
+
+_PLACES = frozenset({"host", "hostaddr", "port"})
+"""Where else in a URL a driver looks for its server."""
 
 T = TypeVar("T")
 
@@ -55,27 +61,27 @@ class _Planned:
 class Proxy(Closing):
     """Stands between clients and their database; a context manager.
 
-    TLS is declined, so that statements can be read: clients that insist on it cannot connect.
+    TLS and compression are declined, so that statements can be read: clients that insist on them cannot connect.
 
     Args:
-        url: of the database: PostgreSQL, MariaDB or MySQL over TCP.
+        url: of the database: PostgreSQL, MariaDB or MySQL at one host, by TCP.
 
     Attributes:
         url: leads to the same database through the proxy.
 
     Raises:
-        InjectionError: another database, or one that is not reached by TCP.
+        InjectionError: another database, or one that is not reached by TCP, or at no host or several.
     """
 
     def __init__(self, url: URL | str) -> None:
         target = make_url(url)
-        self._wire, port, query = _wire_of(target)
-        self._server = (target.host or LOOPBACK, target.port or port)
+        self._wire, self._server = _wire_of(target)
         self._planned: list[_Planned] = []
         self._links: set[asyncio.Task[None]] = set()
         self._listening = socket.create_server((LOOPBACK, 0))
-        plain = target.difference_update_query([name for name in target.query if name.startswith("ssl")])
-        self.url = plain.set(host=LOOPBACK, port=self._listening.getsockname()[1]).update_query_dict(query)
+        plain = target.difference_update_query({name for name in target.query if name.startswith("ssl")} | _PLACES)
+        told = _PLAIN.get(target.get_driver_name(), {})
+        self.url = plain.set(host=LOOPBACK, port=self._listening.getsockname()[1]).update_query_dict(told)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="statelatch-proxy", daemon=True)
         self._thread.start()
@@ -97,14 +103,14 @@ class Proxy(Closing):
             when: before the server gets it, or after it has carried it out and before the client gets the answer.
             skip: so many matching statements pass first.
             times: then so many are struck.
-            must_fire: it is an error if none was by the end of the `with`.
+            must_fire: it is an error if fewer were by the end of the `with`.
 
         Returns:
             A context manager, in which it may happen; its `fired` counts.
 
         Raises:
             InjectionError: a number makes no sense, or `when` is neither.
-            FaultNotFiredError: at the end of the `with`: no such statement came by.
+            FaultNotFiredError: at the end of the `with`: no such statement came by, or not often enough.
         """
         if when not in {"before", "after"}:
             raise InjectionError(f"cut: expected when='before' or when='after', got {when!r}")
@@ -127,11 +133,11 @@ class Proxy(Closing):
             seconds: how long.
             skip: as for `cut`, as are the others.
             times: so many are struck.
-            must_fire: it is an error if none was.
+            must_fire: it is an error if fewer were.
 
         Raises:
             InjectionError: a number makes no sense.
-            FaultNotFiredError: at the end of the `with`: no such statement came by.
+            FaultNotFiredError: at the end of the `with`: no such statement came by, or not often enough.
         """
         if not 0 <= seconds < float("inf"):
             raise InjectionError(f"stall: expected seconds ≥ 0, got {seconds}")
@@ -142,15 +148,18 @@ class Proxy(Closing):
     ) -> Injected:
         """Send a statement on and drop its answer, and every later one: the connection is half open, the peer silent.
 
+        Nor is the client told when the server ends the connection. It is only asked for what the statement needs: the
+        rows of a COPY, a file.
+
         Args:
             statement: as for `cut`, as are the others.
             skip: so many matching statements pass first.
             times: so many are struck.
-            must_fire: it is an error if none was.
+            must_fire: it is an error if fewer were.
 
         Raises:
             InjectionError: a number makes no sense.
-            FaultNotFiredError: at the end of the `with`: no such statement came by.
+            FaultNotFiredError: at the end of the `with`: no such statement came by, or not often enough.
         """
         return self._plan(Deed.SWALLOW, statement, skip=skip, times=times, must_fire=must_fire)
 
@@ -160,11 +169,11 @@ class Proxy(Closing):
         Args:
             skip: so many connections pass first.
             times: so many are refused.
-            must_fire: it is an error if none was.
+            must_fire: it is an error if fewer were.
 
         Raises:
             InjectionError: a number makes no sense.
-            FaultNotFiredError: at the end of the `with`: nobody wanted to connect.
+            FaultNotFiredError: at the end of the `with`: nobody wanted to connect, or not often enough.
         """
         return self._plan(Deed.REFUSE, CONNECT, skip=skip, times=times, must_fire=must_fire)
 
@@ -248,11 +257,15 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def _wire_of(url: URL) -> tuple[type[Wire], int, dict[str, str]]:
+def _wire_of(url: URL) -> tuple[type[Wire], tuple[str, int]]:
+    """How to read the conversation, and the host and port where the URL's driver would look for its server."""
     found = _WIRES.get(url.get_backend_name())
-    local = url.query.get("unix_socket") or str(url.query.get("host", "")).startswith("/")
-    if found is None or local:
+    told: Mapping[str, Any] = url.get_dialect()().create_connect_args(url)[1] if found else {}
+    host = told.get("hostaddr") or told.get("host")
+    is_one = isinstance(host, str) and "," not in host and not host.startswith(("/", "@"))
+    if not found or not is_one or "unix_socket" in told:
         raise InjectionError(
-            f"a proxy cannot stand before {shown(url)}: expected PostgreSQL, MariaDB or MySQL at a host and port"
+            f"a proxy cannot stand before {shown(url)}: expected PostgreSQL, MariaDB or MySQL at one host and port"
         )
-    return found
+    wire, port = found
+    return wire, (str(host), int(told.get("port") or port))

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Message", "Wire"]
+__all__ = ["Message", "UnreadableError", "Wire"]
+
+
+class UnreadableError(Exception):
+    """The client goes on as if what would hide its statements had not been declined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,13 @@ class Message:
         sent_on: the bytes to pass on; none if it is answered here.
         answer: the bytes to send back instead.
         statement: the statement that the server carries out when it gets this message.
+        is_request: the server asks for what it needs to carry the statement out: rows to copy, a file.
     """
 
     sent_on: bytes
     answer: bytes = b""
     statement: str | None = None
+    is_request: bool = False
 
 
 class Wire(ABC):
@@ -40,7 +46,11 @@ class Wire(ABC):
         self._from_server = bytearray()
 
     def from_client(self, received: bytes) -> Iterator[Message]:
-        """The client's messages that are complete with these bytes."""
+        """The client's messages that are complete with these bytes.
+
+        Raises:
+            UnreadableError: they are encrypted or compressed.
+        """
         self._from_client += received
         while length := self._client_length(self._from_client):
             yield self._client_message(_taken(self._from_client, length))
@@ -54,7 +64,7 @@ class Wire(ABC):
     @property
     @abstractmethod
     def is_settled(self) -> bool:
-        """Whether the server has answered all that it was asked."""
+        """Whether the server has answered all that the client waits for."""
 
     @abstractmethod
     def _client_length(self, received: bytearray) -> int:
