@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from statelatch import faults
 from statelatch.commands import Command, Execute, Fire, Pause, Plan, Reply
 from statelatch.errors import OutcomeUnknownError, Phase
+from statelatch.interrupts import pass_on
 from statelatch.limits import Limit
 from statelatch.records import Transitioned
 
@@ -111,15 +112,21 @@ def _execute(command: Execute, line: Line) -> Reply:
 
 
 def _tell(hooks: Sequence[Hook], transitions: Iterable[Transitioned]) -> None:
-    """Call the hooks. What they raise is logged: the transition is durable, whatever they think of it."""
+    """Call the hooks. What they raise is logged: the transition is durable, whatever they think of it.
+
+    In the main thread an interrupt, such as Ctrl-C, goes on to the caller after the transition's last hook.
+    """
     for transition in transitions if hooks else ():
+        raised: list[BaseException] = []
         for hook in hooks:
             try:
                 hook(transition)
-            except Exception:
+            except BaseException as error:
+                raised.append(error)
                 logger.exception(
                     "after_commit hook raised; %s %s is at version %s all the same",
                     transition.event,
                     transition.key,
                     transition.version,
                 )
+        pass_on(raised)

@@ -10,6 +10,7 @@ from statelatch import OutcomeUnknownError, PersistenceAdapter, Transitioned, Tr
 from tests.databases import pooled
 from tests.orders import KEY, PATHS, order_adapter, stored_order
 from tests.outages import LostCommit, Outage
+from tests.runs import PATIENCE, meanwhile
 
 
 @pytest.fixture(params=PATHS)
@@ -71,6 +72,24 @@ def test_a_hook_that_raises(adapter: PersistenceAdapter, caplog: pytest.LogCaptu
     assert (done.target, calls) == ("dropped", [done])
     assert "drop ('acme', 7)" in record.getMessage()
     assert "the mail server is away" in str(record.exc_info)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_hook(adapter: PersistenceAdapter, interrupt: type[BaseException]) -> None:
+    """Durable, and the next hook is called; then it reaches who called in the main thread, and nobody elsewhere."""
+    calls: list[Transitioned] = []
+
+    @adapter.after_commit
+    def leave(_: Transitioned) -> None:
+        raise interrupt
+
+    adapter.after_commit(calls.append)
+    elsewhere = meanwhile(lambda: adapter.send(KEY, "pay")).result(PATIENCE)
+    with pytest.raises(interrupt):
+        adapter.send(KEY, "drop")
+
+    assert (calls[0], calls[1].target, len(calls)) == (elsewhere, "dropped", 2)
+    assert stored_order(adapter.engine)["st"] == "dropped"
 
 
 def test_a_hook_may_send(adapter: PersistenceAdapter) -> None:

@@ -12,7 +12,15 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from statelatch.errors import ConnectionFailureError, RowNotFoundError, TransitionRefusedError
-from statelatch.runs import Cancellation, Outcome, RunCancelled, RunHandle, RunManager, current_run
+from statelatch.runs import (
+    Cancellation,
+    CancelRequestedError,
+    Outcome,
+    RunCancelled,
+    RunHandle,
+    RunManager,
+    current_run,
+)
 from tests.outages import LostCommit, Outage
 from tests.runs import PATIENCE, at_gate, stored, until_cancelled
 
@@ -319,6 +327,23 @@ def test_a_cancel_without_a_database_reaches_a_function_of_this_process(runs_eng
 
         assert (handle.wait(PATIENCE).state, handle.wait().version) == ("cancelled", 3)
     assert outage.refused >= 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_request_that_was_written_before_the_database_went_away(runs_engine: Engine, *, force: bool) -> None:
+    """The caller is told that it is written, and not that nothing was; the function stops by it."""
+    outage = Outage(runs_engine)
+    with RunManager(runs_engine, heartbeat=9.0) as manager, RunManager(runs_engine, heartbeat=9.0) as other:
+        handle = begun(manager)
+        event.listen(runs_engine, "checkin", lambda *_: outage.begin(), once=True)
+        with pytest.raises(CancelRequestedError, match=f"The request to cancel run {handle.id} is written") as told:
+            other.cancel(handle.id, force=force)
+        outage.end()
+
+        assert (outage.refused >= 1, told.value.key) == (True, handle.id)
+        assert stored(runs_engine, handle.id).cancel_requested_at is not None
+        assert handle.cancel().state == "running"
+        assert handle.wait(PATIENCE).state == "cancelled"
 
 
 @pytest.mark.parametrize("landed", [True, False])

@@ -6,6 +6,7 @@ else does. The heart beats too seldom to get in between.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -233,9 +234,12 @@ def test_a_refusal_is_what_result_raises(runs_engine: Engine) -> None:
 # -- the primary's path breaks ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a listener's bug"), KeyError("x"), MemoryError()], ids=repr)
+BREAKING = [RuntimeError("a listener's bug"), KeyError("x"), MemoryError(), SystemExit(), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("error", BREAKING, ids=repr)
 def test_any_exception_of_the_primary_reaches_the_fallback(
-    runs_engine: Engine, fallback: Engine, error: Exception
+    runs_engine: Engine, fallback: Engine, error: BaseException
 ) -> None:
     """Not only what a driver raises: whatever goes wrong on the primary's way, anew as well, the fallback is asked."""
     strikes: list[str] = []

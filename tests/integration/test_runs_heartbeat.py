@@ -118,7 +118,10 @@ def test_the_heart_beats_on_after_an_outage(runs_engine: Engine, caplog: pytest.
     assert [record.levelno for record in caplog.records if "no heartbeat" in record.message][:1] == [logging.WARNING]
 
 
-def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("error", "broken"), [(RuntimeError("a listener's bug"), 2), (SystemExit(), 4)], ids=repr)
+def test_a_beat_that_breaks_is_not_the_last(
+    runs_engine: Engine, caplog: pytest.LogCaptureFixture, error: BaseException, broken: int
+) -> None:
     """Whatever is raised in it is logged; the next request is still learnt of."""
     strikes: list[object] = []
     reached = threading.Event()
@@ -126,7 +129,7 @@ def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.
     def strike(_connection: object, record: object, _proxy: object) -> None:
         if reached.is_set() and len(strikes) < 4:  # from then on nothing but the heart is at work
             strikes.append(record)
-            raise RuntimeError("a listener's bug")
+            raise error
 
     event.listen(runs_engine, "checkout", strike)
     with RunManager(runs_engine, heartbeat=0.02) as manager, RunManager(runs_engine) as other:
@@ -136,7 +139,7 @@ def test_a_beat_that_breaks_is_not_the_last(runs_engine: Engine, caplog: pytest.
         other.cancel(handle.id)
 
         assert handle.wait(PATIENCE).state == "cancelled"
-    assert sum("no heartbeat" in record.message for record in caplog.records) == 2
+    assert sum("no heartbeat" in record.message for record in caplog.records) == broken
 
 
 def test_a_hook_that_exits_does_not_end_the_heartbeat(runs_engine: Engine) -> None:

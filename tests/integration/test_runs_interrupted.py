@@ -1,19 +1,30 @@
-"""Starts whose caller was interrupted, by Ctrl-C for instance, and holds no handle: nothing is left behind."""
+"""Interrupts, by Ctrl-C, an exit or a cancellation, in the middle of what must come to its end.
+
+A start whose caller was interrupted holds no handle: nothing is left behind. A last word stays what it was.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from statelatch.adapter import PersistenceAdapter
 from statelatch.errors import OutcomeUnknownError
-from statelatch.runs import RunManager, current_run
+from statelatch.records import Transitioned
+from statelatch.runs import Outcome, RunManager, current_run, run_mapping
 from tests.outages import LostCommit, Outage
-from tests.runs import NEVER, PATIENCE, at_gate, everything, nothing, until_cancelled
+from tests.runs import ENDS, NEVER, PATIENCE, Holding, at_gate, everything, nothing, stored, until_cancelled
+from tests.spools import applied, recovered
+
+# -- starts --------------------------------------------------------------------------------------------------------
 
 
 def test_a_start_that_is_interrupted_after_its_row_is_cancelled(runs_engine: Engine) -> None:
@@ -118,3 +129,150 @@ def test_an_executor_that_refuses_after_it_began_asks_the_function_to_stop(runs_
         with pytest.raises(OSError, match="no more"):
             manager.start(function)
         assert asked.is_set()
+
+
+# -- last words ----------------------------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Raises an interrupt where an engine is about to commit, once it is armed; so many times."""
+
+    def __init__(self, engine: Engine, interrupt: BaseException, *, landed: bool = False, times: int = 1) -> None:
+        """`landed`: the write has reached the database before."""
+        self._interrupt, self._landed, self._left = interrupt, landed, times
+        self._armed = threading.Event()
+        self.fired = 0
+        event.listen(engine, "commit", self._committing)
+
+    def arm(self) -> None:
+        """From now on."""
+        self._armed.set()
+
+    def _committing(self, connection: Connection) -> None:
+        if not self._armed.is_set() or self.fired == self._left:
+            return
+        self.fired += 1
+        if self._landed:
+            driver_connection: Any = connection.connection.dbapi_connection
+            driver_connection.commit()
+        raise self._interrupt
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("landed", [True, False])
+@pytest.mark.parametrize(("function", "state", "error"), ENDS)
+def test_an_interrupt_changes_no_last_word(
+    runs_engine: Engine,
+    function: Callable[[], None],
+    state: str,
+    error: str | None,
+    *,
+    landed: bool,
+) -> None:
+    """Before or after it was durable: the very word that was due is written, once, over the next connection."""
+    interrupts = Interrupts(runs_engine, SystemExit(), landed=landed)
+    with RunManager(runs_engine, heartbeat=NEVER) as manager:
+        handle = manager.start(lambda: (interrupts.arm(), function()))
+        said = handle.wait(PATIENCE)
+
+    assert interrupts.fired == 1
+    assert said == applied(handle, state, error, via="reconnected")
+    assert (stored(runs_engine, handle.id).status, stored(runs_engine, handle.id).error) == (state, error)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_last_word_that_is_interrupted_every_time_is_kept(runs_engine: Engine, tmp_path: Path) -> None:
+    """No connection comes to an end: spooled, and nothing waits for ever; what is kept is the success."""
+    spool = tmp_path / "spool.db"
+    interrupts = Interrupts(runs_engine, SystemExit(), times=2)
+    with RunManager(runs_engine, heartbeat=NEVER, spool=spool) as manager:
+        handle = manager.start(interrupts.arm)
+        said = handle.wait(PATIENCE)
+        assert manager.keep_pending() == []
+
+    assert (interrupts.fired, said.target, said.outcome) == (2, "completed", Outcome.SPOOLED)
+    assert said.error == "interrupted by SystemExit"
+    assert recovered(runs_engine, spool) == [applied(handle, "completed")]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_hook_that_exits_changes_no_last_word(runs_engine: Engine) -> None:
+    """An `after_commit` hook that exits each time: written over the primary, and told as that."""
+    adapter = PersistenceAdapter(runs_engine, run_mapping())
+    called: list[str] = []
+
+    @adapter.after_commit
+    def leave(done: Transitioned) -> None:
+        called.append(done.event)
+        raise SystemExit
+
+    with RunManager(adapter, heartbeat=NEVER) as manager:
+        handle = manager.start(nothing)
+        assert handle.wait(PATIENCE) == applied(handle, "completed")
+    assert called == ["start", "complete"]
+
+
+class Leaving(logging.Handler):
+    """Exits when it is told this; so many times."""
+
+    def __init__(self, text: str, times: int) -> None:
+        super().__init__()
+        self._text, self._times = text, times
+        self.fired = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leave."""
+        if self._text in record.getMessage() and self.fired < self._times:
+            self.fired += 1
+            raise SystemExit
+
+
+@contextmanager
+def leaving(logger: str, text: str, times: int = 1) -> Generator[Leaving]:
+    """Exit in the middle of something: where it logs this."""
+    named, handler = logging.getLogger(logger), Leaving(text, times)
+    level = named.level
+    named.setLevel(logging.DEBUG)
+    named.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        named.removeHandler(handler)
+        named.setLevel(level)
+
+
+def test_what_is_interrupted_after_its_last_word_says_no_other(runs_engine: Engine) -> None:
+    """The worker exits when it is written, and before anybody is told: told all the same, and not as a failure."""
+    with (
+        leaving("statelatch.runs", "completed at version") as left,
+        RunManager(runs_engine, heartbeat=NEVER) as manager,
+    ):
+        handle = manager.start(nothing)
+        assert (handle.wait(PATIENCE), left.fired) == (applied(handle, "completed"), 1)
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, Outcome.SPOOLED), (2, Outcome.UNSAVED)])
+def test_a_last_word_that_is_interrupted_on_its_way_into_the_spool(
+    runs_engine: Engine, tmp_path: Path, times: int, outcome: Outcome
+) -> None:
+    """Nothing answers, and the worker exits while it waits for the spool: kept all the same; nobody waits for ever."""
+    outage, spool = Outage(runs_engine), tmp_path / "spool.db"
+    with RunManager(runs_engine, heartbeat=NEVER, spool=spool) as manager:
+        with leaving("filelock", "Attempting to acquire lock", times) as left:
+            handle = manager.start(outage.begin)
+            assert (handle.wait(PATIENCE).outcome, left.fired) == (outcome, times)
+        outage.end()
+        assert manager.recover() == ([applied(handle, "completed")] if times == 1 else [])
+
+
+def test_an_interrupt_of_the_main_thread_reaches_it_afterwards(runs_engine: Engine) -> None:
+    """Who drops what has not begun writes its last word, and presses Ctrl-C: it is written, and the caller leaves."""
+    executor, interrupts = Holding(), Interrupts(runs_engine, KeyboardInterrupt())
+    with RunManager(runs_engine, executor=executor, heartbeat=NEVER) as manager:
+        handle = manager.start(nothing)
+        interrupts.arm()
+        with pytest.raises(KeyboardInterrupt):
+            executor.drop()
+
+        assert (interrupts.fired, handle.wait(0).state) == (1, "cancelled")
+    assert stored(runs_engine, handle.id).status == "cancelled"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import URL, Engine, create_engine, insert, select, update
 from statelatch.errors import ConfigurationError
 from statelatch.runs import Finalized, Outcome, Run, RunCancelled, RunManager, SpoolError, create_tables, current_run
 from statelatch.runs.spool import Spool
-from tests.databases import sqlite_file, unreachable
+from tests.databases import on, sqlite_file, unreachable
 from tests.outages import LostCommit, Outage, Traffic
 from tests.runs import ENDS, NEVER, PATIENCE, Holding, eventually, everything, nothing, stored
 from tests.spools import applied, recovered, spooled
@@ -375,6 +376,49 @@ def test_what_only_one_of_them_cannot_does_not_stop_the_others(runs_engine: Engi
     assert (broken.outcome, "'elsewhere'" in (broken.error or "")) == (Outcome.SPOOLED, True)
     assert written == applied(second, "completed")
     assert [word.run_id for word in Spool(spool).entries()] == [first.id]
+
+
+@on("postgresql", "mariadb")
+@EITHER_WAY
+def test_a_row_that_somebody_holds_does_not_stop_the_others(runs_engine: Engine, spool: Path) -> None:
+    """The first of them is locked: kept, with that reason; the others are written, and it is when it is free."""
+    first, *others = spooled(runs_engine, spool, number=3)
+    with runs_engine.connect() as holder:
+        holder.execute(update(Run).where(Run.id == first.id).values(name="held"))
+        with RunManager(runs_engine.url, heartbeat=NEVER, spool=spool, time_limit=1.0) as manager:
+            held, *written = manager.recover()
+        holder.rollback()
+
+    assert (held.run_id, held.outcome, "did not answer" in (held.error or "")) == (first.id, Outcome.SPOOLED, True)
+    assert written == [applied(handle, "completed") for handle in others]
+    assert recovered(runs_engine, spool) == [applied(first, "completed")]
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"event": "finish"},
+    {"params": {"event": "fail"}},
+    {"event": "cancel", "params": {"progress_current": {}}},
+]
+
+
+@EITHER_WAY
+@pytest.mark.parametrize("changes", FOREIGN, ids=repr)
+def test_an_entry_that_cannot_be_sent_does_not_stop_the_others(
+    runs_engine: Engine, spool: Path, changes: dict[str, Any]
+) -> None:
+    """No such event, or parameters that it cannot take: kept, with the reason; the next is written."""
+    first, second = spooled(runs_engine, spool, number=2)
+    kept = Spool(spool)
+    words = kept.entries()
+    for word in words:
+        kept.remove(word)
+    for word in (replace(words[0], **changes), words[1]):
+        kept.append(word)
+    foreign, written = recovered(runs_engine, spool)
+
+    assert (foreign.run_id, foreign.outcome, foreign.error is not None) == (first.id, Outcome.SPOOLED, True)
+    assert written == applied(second, "completed")
+    assert [word.run_id for word in kept.entries()] == [first.id]
 
 
 def test_a_spool_that_is_set_aside_is_reported(

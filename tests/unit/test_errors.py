@@ -29,7 +29,7 @@ from statelatch.errors import (
 )
 from statelatch.faults import Contention, Exhausted, LostRace, Passing, ReadOnly
 from statelatch.records import Request, Transitioned
-from statelatch.runs import SpoolError
+from statelatch.runs import CancelRequestedError, SpoolError
 from statelatch.testing import HistoryError, InjectionError, LifecycleError
 
 KEY, TOKEN = UUID(int=7), UUID(int=8)
@@ -64,6 +64,10 @@ INTERRUPTED = BatchInterruptedError(
     requests=[Request(7, "pay", token=KEY)],
 )
 
+REQUESTED = CancelRequestedError(
+    phase=Phase.EXECUTE, database="sqlite:///x.db", detail="gone", token=TOKEN, key=KEY, event="cancel"
+)
+
 EXAMPLES: list[StatelatchError] = [
     StatelatchError("root"),
     ConfigurationError("the mapping is wrong"),
@@ -83,6 +87,7 @@ EXAMPLES: list[StatelatchError] = [
     OUTCOME_UNKNOWN,
     OvertakenError(phase=Phase.COMMIT, database="sqlite:///x.db", detail="moved on", token=TOKEN, key=7, event="pay"),
     INTERRUPTED,
+    REQUESTED,
     SpoolError(Path("spool.db"), "no room"),
     InjectionError("such a fault cannot happen"),
     LifecycleError("the row says otherwise"),
@@ -107,6 +112,7 @@ BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {
     Exhausted: (Contention,),
     ReadOnly: (Exhausted,),
     OvertakenError: (OutcomeUnknownError,),
+    CancelRequestedError: (OutcomeUnknownError,),
 }
 
 MESSAGES: list[tuple[StatelatchError, list[str]]] = [
@@ -123,6 +129,7 @@ MESSAGES: list[tuple[StatelatchError, list[str]]] = [
         OUTCOME_UNKNOWN,
         ["sqlite:///x.db", "gone", "may have been written", f"verify for 7, token {TOKEN}", "'pay' again"],
     ),
+    (REQUESTED, ["sqlite:///x.db", "execute", "gone", f"to cancel run {KEY} is written", "Cancel it again"]),
 ]
 
 NOTHING_WRITTEN = [STALE, MOVING, WRONG_STATE, FALSE_GUARD, NOT_FOUND, BUSY, UNREACHABLE, CONTENTION, LOST_RACE]

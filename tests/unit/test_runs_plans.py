@@ -6,6 +6,7 @@ A script is what the database answers, step by step; the test says which stateme
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -29,8 +30,9 @@ from statelatch.errors import (
 from statelatch.faults import Contention
 from statelatch.records import Transitioned
 from statelatch.runs import Cancellation, Finalized, Outcome, Progress, run_mapping
+from statelatch.runs.answers import Answer, Interruption, finalized, left_in_spool, of_request, through
 from statelatch.runs.last_word import LastWord
-from statelatch.runs.plans import Answer, Beat, beat, cancel, cancel_own, create, finalized, left_in_spool, through
+from statelatch.runs.plans import Beat, CancelRequestedError, beat, cancel, cancel_own, create
 from statelatch.runs.statements import RunStatements
 from statelatch.statements import Statements
 
@@ -40,6 +42,7 @@ RUNS = RunStatements(Statements(run_mapping(), sqlite.dialect()))
 MAPPING = RUNS.of_mapping.mapping
 
 NO_ANSWER = ConnectionFailureError(phase=Phase.CONNECT, database="d", detail="refused")
+LOCKED = ConnectionFailureError(phase=Phase.EXECUTE, database="d", detail="lock timeout")
 UNKNOWN = OutcomeUnknownError(phase=Phase.COMMIT, database="d", detail="lost", token=TOKEN, key=RUN)
 MISSING = RowNotFoundError(table="t", key=RUN, event="complete")
 STALE = StaleVersionError(table="t", key=RUN, event="complete", expected_version=2, actual_version=3, state="failed")
@@ -175,8 +178,9 @@ def test_unwrap_raises_what_is_unknown_else_the_first(failures: tuple[Exception,
 
 OUTAGES: list[tuple[Answer[str], bool]] = [
     (Answer(None, failures=(NO_ANSWER,)), True),
-    (Answer(None, failures=(NO_ANSWER, UNKNOWN)), True),
-    (Answer(None, failures=(NO_ANSWER, ValueError())), False),  # one was there, and could not do this
+    (Answer(None, failures=(NO_ANSWER, UNKNOWN)), False),  # one was there, and was lost
+    (Answer(None, failures=(NO_ANSWER, LOCKED)), False),  # or met a lock
+    (Answer(None, failures=(NO_ANSWER, ValueError())), False),  # or could not do this
     (Answer("primary", result="r"), False),
     (Answer("fallback 1", result="r", failures=(NO_ANSWER,)), False),
     (Answer("primary", refusal=REFUSED), False),
@@ -185,8 +189,16 @@ OUTAGES: list[tuple[Answer[str], bool]] = [
 
 @pytest.mark.parametrize(("answer", "expected"), OUTAGES, ids=range(len(OUTAGES)))
 def test_an_outage_is_one_of_all(answer: Answer[str], expected: bool) -> None:
-    """Only if no connection answered, for whatever reason of its own, would nobody answer anything else either."""
+    """Only if no connection was to be had would nobody answer anything else either."""
     assert answer.is_outage is expected
+
+
+def test_an_answer_tells_of_interrupts() -> None:
+    """What came in between is a failure like any other, and is known as what it was."""
+    interrupt = SystemExit(3)
+    vias, answer = asked(through(["primary", "reconnected"]), [Interruption(interrupt), "written"])
+
+    assert (vias, answer.result, answer.interrupts) == (["primary", "reconnected"], "written", [interrupt])
 
 
 # -- finalized: what an answer means --------------------------------------------------------------------
@@ -349,6 +361,46 @@ def test_cancel_asks_again_when_the_database_broke_it_off() -> None:
 
     assert said == Cancellation(run_id=RUN, state="running", version=2, written=False)
     assert [RUNS.request_cancel] * 3 == [statement for statement, _ in sent[:3]]
+
+
+LOST_LATER: list[tuple[bool, Answers, type[ConnectionFailureError]]] = [
+    (False, [NO_ANSWER], ConnectionFailureError),
+    (False, [Reply(1), NO_ANSWER], CancelRequestedError),
+    (True, [Reply(1), row("running", 2), NO_ANSWER], CancelRequestedError),
+    (False, [Reply(1), row("pending"), LOCKED], CancelRequestedError),
+    (False, [NO_ROW, NO_ANSWER], ConnectionFailureError),
+]
+
+
+@pytest.mark.parametrize(("force", "answers", "kind"), LOST_LATER, ids=range(len(LOST_LATER)))
+def test_cancel_tells_of_a_request_that_is_written(
+    *, force: bool, answers: Answers, kind: type[ConnectionFailureError]
+) -> None:
+    """What fails after it is no failure of the request: the error says that it is written, else that nothing is."""
+    lost, _ = play(cancel(RUNS, RUN, TOKEN, force=force), answers)
+
+    assert type(lost) is kind
+    assert ("Nothing was written" in str(lost)) == (kind is ConnectionFailureError)
+
+
+COMPLETED = TransitionRefusedError(
+    table="t", key=RUN, event="cancel", state="completed", version=3, reason=Reason.STATE
+)
+REQUESTED = CancelRequestedError(phase=Phase.EXECUTE, database="d", detail="lost", key=RUN)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "failure", "ours"),
+    [(REFUSED, REQUESTED, True), (REFUSED, NO_ANSWER, False), (COMPLETED, REQUESTED, False)],
+    ids=["by us", "by another", "completed"],
+)
+def test_a_request_that_was_written_may_have_ended_the_run(
+    *, refusal: NotAppliedError, failure: Exception, ours: bool
+) -> None:
+    """Its connection was lost, and the next finds the run cancelled: by us; else it is the refusal that it was."""
+    answer: Answer[Cancellation] = Answer("reconnected", refusal=refusal, failures=(failure,))
+
+    assert of_request(RUN, answer) == (replace(answer, result=CANCELLED, refusal=None) if ours else answer)
 
 
 REFUSALS: list[tuple[str, Answers, type[NotAppliedError], str | None]] = [

@@ -313,6 +313,24 @@ def test_an_empty_file_becomes_a_spool(path: Path, caplog: pytest.LogCaptureFixt
     assert (filled(path).entries(), caplog.messages) == (WORDS, [])
 
 
+def test_a_spool_whose_making_was_interrupted_is_made_anew(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGKILL leaves it just before COMMIT removes the journal: rolled back to nothing, so nothing is set aside."""
+    journal, left = Path(f"{path}-journal"), Path(f"{path}-left")
+
+    def keep(_: sqlite3.Connection) -> None:
+        os.link(journal, left)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_nothing", keep)
+        Spool(path)
+    left.rename(journal)
+
+    assert (path.read_bytes()[:15], journal.stat().st_size > 0) == (b"SQLite format 3", True)
+    assert (filled(path).entries(), caplog.messages) == (WORDS, [])
+
+
 def test_only_one_of_many_sets_it_aside(path: Path) -> None:
     """Eight find it spoilt at the same time: it is set aside once, and what they append is all in the new file.
 

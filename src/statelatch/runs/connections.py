@@ -13,9 +13,10 @@ from statelatch.adapter import PersistenceAdapter
 from statelatch.batcher import Batcher
 from statelatch.engines import is_in_memory
 from statelatch.errors import ConfigurationError
+from statelatch.runs.answers import Answer, Interruption, through
 from statelatch.runs.lifecycle import RunLifecycle
 from statelatch.runs.model import RunColumns
-from statelatch.runs.plans import Answer, cancel_own, through
+from statelatch.runs.plans import cancel_own
 from statelatch.runs.statements import RunStatements
 
 if TYPE_CHECKING:
@@ -80,33 +81,42 @@ class Connections:
         """Whether the calling thread is the one that writes for others, which wait for it."""
         return self._batcher is not None and self._batcher.is_here
 
-    def ask(self, plan: Callable[[RunStatements], Plan[Result]]) -> Answer[Result]:
-        """Run a plan over the first connection that answers."""
-        return self._first(lambda via: self._run(via, plan))
+    def ask(self, plan: Callable[[RunStatements], Plan[Result]], *, insists: bool = False) -> Answer[Result]:
+        """Run a plan over the first connection that answers.
 
-    def send(self, run_id: UUID, event: str, token: UUID, params: Mapping[str, Any]) -> Answer[Transitioned]:
+        Args:
+            plan: which.
+            insists: an interrupt, such as Ctrl-C, is a failure like any other, and the next connection is asked.
+        """
+        return self._first(lambda via: self._run(via, plan), insists=insists)
+
+    def send(
+        self, run_id: UUID, event: str, token: UUID, params: Mapping[str, Any], *, insists: bool = False
+    ) -> Answer[Transitioned]:
         """Send an event over the first connection that answers, over the primary together with others.
 
         The same token over each: what had landed unacknowledged is recognised, not repeated.
         """
-        is_compiled = self.primary.statements.event(event).compiled  # not if the lifecycle has callbacks of the user's
-        batcher = self._batcher if is_compiled else None
+        batcher = self._batcher
 
         def plan(runs: RunStatements) -> Plan[Transitioned]:
             return plans.send(runs.of_mapping, run_id, event, expected_version=None, token=token, params=params)
 
         def over(via: str) -> Transitioned:
-            if batcher is None or via != PRIMARY:
+            if batcher is None or via != PRIMARY or not self._is_compiled(event):
                 return self._run(via, plan)
             return batcher.send(run_id, event, token=token, **params)
 
-        return self._first(over)
+        return self._first(over, insists=insists)
 
-    def say(self, word: LastWord) -> Answer[Transitioned]:
-        """Write a run's last word over the first connection that answers."""
+    def say(self, word: LastWord, *, insists: bool) -> Answer[Transitioned]:
+        """Write a run's last word over the first connection that answers; what it `insists` on, see `ask`."""
         if word.event == "cancel":
-            return self.ask(lambda runs: cancel_own(runs, word.run_id, word.token, word.worker, word.params))
-        return self.send(word.run_id, word.event, word.token, {**word.params, "worker": word.worker})
+            return self.ask(
+                lambda runs: cancel_own(runs, word.run_id, word.token, word.worker, word.params), insists=insists
+            )
+        params = {**word.params, "worker": word.worker}
+        return self.send(word.run_id, word.event, word.token, params, insists=insists)
 
     def close(self) -> None:
         """Write what is still collected, and close the connections that were made here."""
@@ -116,7 +126,11 @@ class Connections:
         for adapter in self._own:
             adapter.close()
 
-    def _first(self, over: Callable[[str], Result]) -> Answer[Result]:
+    def _is_compiled(self, event: str) -> bool:
+        """Not if the lifecycle has callbacks of the user's."""
+        return self.primary.statements.event(event).compiled
+
+    def _first(self, over: Callable[[str], Result], *, insists: bool) -> Answer[Result]:
         """Try one connection after the other, by name."""
         order: Generator[str, Result, Answer[Result]] = through(self.vias)
         try:
@@ -126,6 +140,10 @@ class Connections:
                     reply = over(via)
                 except Exception as error:  # noqa: BLE001  `through` decides
                     via = order.throw(error)
+                except BaseException as interrupt:
+                    if not insists:
+                        raise
+                    via = order.throw(Interruption(interrupt))
                 else:
                     via = order.send(reply)
         except StopIteration as stop:

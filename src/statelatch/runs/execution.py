@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from statelatch.errors import NotAppliedError
     from statelatch.runs.endings import Ending
+    from statelatch.runs.last_word import LastWord
     from statelatch.runs.subscriptions import Subscriptions
 
 __all__ = ["Execution"]
@@ -37,6 +38,7 @@ class Execution:
 
     Attributes:
         promised: an executor has been given it, or is about to be.
+        word: its last word, made once, when it has ended here.
         finalized: its end.
         gone: done when it is over and no thread is inside it any more.
     """
@@ -49,6 +51,7 @@ class Execution:
         self.claimed = False
         self.over = False
         self.ending: Ending | None = None
+        self.word: LastWord | None = None
         self.refusal: NotAppliedError | None = None
         self.finalized: Future[Finalized] = Future()
         self.gone: Future[None] = Future()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from statelatch.errors import ConfigurationError, RowNotFoundError
-from statelatch.runs.plans import Answer, finalized, left_in_spool
+from statelatch.runs.answers import Answer, Interruption, finalized, left_in_spool
 from statelatch.runs.records import Outcome
 from statelatch.runs.spool import Spool, SpoolError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import os
     from uuid import UUID
 
-    from statelatch.errors import NotAppliedError
     from statelatch.records import Transitioned
     from statelatch.runs.connections import Connections
     from statelatch.runs.last_word import LastWord
@@ -45,22 +44,22 @@ class Finalizer:
         self._spool = None if spool is None else _apart(spool, connections)
         self._pending: dict[UUID, LastWord] = {}
 
-    def write(self, word: LastWord) -> tuple[Finalized, NotAppliedError | None]:
-        """Write a word, or keep it.
+    def write(self, word: LastWord) -> tuple[Finalized, Answer[Transitioned]]:
+        """Write a word, or keep it. An interrupt does not keep it from its end: the answer tells of it.
 
         Returns:
-            What became of it, and why the database refused it, if it did.
+            What became of it, and what the connections said.
         """
         self._pending[word.token] = word
-        answer = _taken(self._connections.say(word))
+        answer = _taken(self._connections.say(word, insists=True))
         kept = answer.via is None and self._keep(word)
         del self._pending[word.token]
         said = finalized(word.run_id, word.target, answer, word.error, kept=kept)
         _log(said, answer)
-        return said, answer.refusal
+        return said, answer
 
     def keep_pending(self) -> list[UUID]:
-        """Keep what is being written now, in case that nobody can wait for it; the ids of its runs."""
+        """Keep what is not settled yet, in case that nobody can wait for it; the ids of its runs."""
         return [word.run_id for word in list(self._pending.values()) if self._keep(word)]
 
     def recover(self) -> list[Finalized]:
@@ -77,7 +76,7 @@ class Finalizer:
         told: list[Finalized] = []
         words = self._spool.entries()
         for number, word in enumerate(words):
-            answer = self._connections.say(word)
+            answer = self._connections.say(word, insists=False)  # whoever interrupts it finds the word in the spool
             if answer.is_outage:  # for the others as well
                 told += [said for each in words[number:] if (said := left_in_spool(each, answer))]
                 logger.warning("no connection answered: %s last words stay in the spool", len(words) - number)
@@ -87,14 +86,19 @@ class Finalizer:
         return told
 
     def _keep(self, word: LastWord) -> bool:
+        """Whether the spool has taken it; after an interrupt that is tried once more."""
         if self._spool is None:
             return False
-        try:
-            self._spool.append(word)
-        except Exception:  # it is reported as unsaved, whatever the reason
-            logger.exception("run %s: its last word could not be kept", word.run_id)
-            return False
-        return True
+        for _ in range(2):
+            try:
+                self._spool.append(word)
+            except BaseException as error:  # it is reported as unsaved, whatever the reason
+                logger.exception("run %s: its last word could not be kept", word.run_id)
+                if isinstance(error, Exception):
+                    break
+            else:
+                return True
+        return False
 
     def _settled(self, spool: Spool, word: LastWord, answer: Answer[Transitioned]) -> Finalized | None:
         """What became of a word that was replayed; None if another process tells it."""
@@ -128,6 +132,9 @@ def _taken(answer: Answer[Transitioned]) -> Answer[Transitioned]:
 
 
 def _log(said: Finalized, answer: Answer[Transitioned]) -> None:
+    for failure in answer.failures:
+        if isinstance(failure, Interruption):
+            logger.warning("run %s: its last word was %s, and goes on", said.run_id, failure)
     match said.outcome:
         case Outcome.NO_OP:
             logger.info("run %s: %s not written: %s", said.run_id, said.target, answer.refusal)

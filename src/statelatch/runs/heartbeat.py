@@ -67,6 +67,6 @@ class Heartbeat:
             beat()
         except ConnectionFailureError as error:
             logger.warning("no heartbeat, the next one comes in %s seconds: %s", self._interval, error)
-        except Exception:
+        except BaseException:  # nobody interrupts this thread; without it every lease would run out
             logger.exception("no heartbeat, the next one comes in %s seconds", self._interval)
         return True

@@ -16,6 +16,7 @@ from uuid import uuid4
 from statelatch.errors import ConnectionFailureError, NotAppliedError, OutcomeUnknownError, RequestError
 from statelatch.plans import load
 from statelatch.runs import arguments, endings, plans, worker
+from statelatch.runs.answers import Answer, of_cancelled, of_request, of_row
 from statelatch.runs.connections import Connections
 from statelatch.runs.execution import Execution
 from statelatch.runs.executions import CLOSED, Executions
@@ -23,7 +24,6 @@ from statelatch.runs.finalizer import Finalizer
 from statelatch.runs.handle import RunHandle
 from statelatch.runs.heartbeat import Heartbeat
 from statelatch.runs.model import new_run_id, run_mapping
-from statelatch.runs.plans import of_cancelled, of_row
 from statelatch.runs.pulse import Pulse
 from statelatch.runs.reader import RunReader
 from statelatch.runs.records import Outcome
@@ -170,7 +170,7 @@ class RunManager(RunReader):
             self._forget(execution)
             return
         token = mint()
-        answer: plans.Answer[Cancellation] = plans.Answer(None)
+        answer: Answer[Cancellation] = Answer(None)
         try:
             answer = self._connections.ask(lambda runs: plans.cancel(runs, execution.run_id, token, force=False))
         finally:
@@ -185,10 +185,15 @@ class RunManager(RunReader):
                 execution.leave()
 
     def _fallen_out(self, execution: Execution, future: Future[None]) -> None:
-        """The executor dropped the work, or could not run it: say so, or nobody will."""
+        """The executor dropped the work, or could not run it: say so, or nobody will.
+
+        Whatever interrupted it after its function had ended, the word that was due stays what it was.
+        """
         if execution.finalized.done():
             return
-        if future.cancelled():
+        if execution.word is not None:
+            worker.say(execution, execution.word, self._finalizer)
+        elif future.cancelled():
             worker.finish(execution, endings.cancelled(), self._finalizer)
         elif error := future.exception():
             worker.finish(execution, endings.failed(error), self._finalizer)
@@ -217,10 +222,11 @@ class RunManager(RunReader):
             TransitionRefusedError: it has ended already; nothing was written.
             RowNotFoundError: there is no such run.
             ConnectionFailureError: no connection answered. A function of this process is asked to stop all the
-                same; what it then writes, `RunCancelled` for instance, needs no request in the row.
+                same; what it then writes, `RunCancelled` for instance, needs no request in the row. Its subclass
+                `CancelRequestedError` if the request is written, and what came of it could not be found out.
         """
         token = mint()
-        answer = self._connections.ask(lambda runs: plans.cancel(runs, run_id, token, force=force))
+        answer = of_request(run_id, self._connections.ask(lambda runs: plans.cancel(runs, run_id, token, force=force)))
         execution = self._executions.get(run_id)
         if execution is not None and answer.refusal is None:
             if answer.result is not None and answer.result.written:
@@ -238,8 +244,9 @@ class RunManager(RunReader):
         Returns:
             What became of each: `APPLIED`; `NO_OP` if the run had ended meanwhile, with the state that the database
             holds; `SPOOLED` if it stays in the spool, with the reason as `error`: no connection answered, there is no
-            such run (in another database, perhaps), or the database refused this write. Empty without a spool. What
-            another process has recovered meanwhile is told there.
+            such run (in another database, perhaps), or the database refused this write, or did not come to it within
+            the time limit, for somebody's lock. Empty without a spool. What another process has recovered meanwhile
+            is told there.
 
         Raises:
             SpoolError: the spool cannot be read; nothing was written.

@@ -1,16 +1,13 @@
-"""PURE: what the run manager decides, as generators and functions without I/O.
+"""PURE: what the run manager asks of one database, as plans for `statelatch.drive`: they yield statements.
 
-- `create`, `cancel`, `cancel_own` and `beat` are plans for `statelatch.drive`: they yield statements.
-- `through` orders connections: it yields the name of the next one to try and is sent its answer.
-- `finalized` says what an answer means for the run, and `left_in_spool` of a word that stays there.
+Which connection is asked, and what its answer means, is decided in `answers`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from statelatch import plans
@@ -18,51 +15,46 @@ from statelatch.commands import Execute, Plan, Reply
 from statelatch.errors import (
     ActiveRunExistsError,
     ConnectionFailureError,
-    NotAppliedError,
     OutcomeUnknownError,
     Reason,
-    RowNotFoundError,
     TransitionRefusedError,
 )
 from statelatch.faults import is_duplicate
 from statelatch.records import Transitioned
 from statelatch.retrying import once, retried
-from statelatch.runs.error_text import error_text
-from statelatch.runs.records import Cancellation, Finalized, Outcome, Progress
+from statelatch.runs.records import Cancellation, Progress
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
 
     from statelatch.records import Snapshot
-    from statelatch.runs.last_word import LastWord
-    from statelatch.runs.model import RunColumns
     from statelatch.runs.statements import RunStatements
 
 __all__ = [
-    "Answer",
     "Beat",
+    "CancelRequestedError",
     "beat",
     "cancel",
     "cancel_own",
     "create",
-    "finalized",
-    "left_in_spool",
-    "of_cancelled",
-    "of_driver",
-    "of_row",
+    "progress_params",
     "select",
-    "through",
 ]
 
-logger = logging.getLogger("statelatch.runs")
-
-Result = TypeVar("Result")
 TRIES = 3
-SPOOL = "spool"
-"""What `Finalized.via` says of a word that no connection took, and that is kept."""
 
 
-# -- one database -----------------------------------------------------------------------------------
+class CancelRequestedError(OutcomeUnknownError):
+    """A run was asked to stop, and then the database did not answer: what became of the run is not known.
+
+    The request is written: the run's worker will see it. Cancel the run again to learn what has become of it.
+    """
+
+    def _message(self) -> str:
+        return (
+            f"{self.database} did not answer ({self.phase}): {self.detail}. The request to cancel run {self.key} is "
+            "written, and its worker will see it; whether it has ended is not known. Cancel it again to learn that."
+        )
 
 
 def create(runs: RunStatements, values: Mapping[str, Any]) -> Plan[Snapshot]:
@@ -109,19 +101,32 @@ def cancel(runs: RunStatements, run_id: UUID, token: UUID, *, force: bool) -> Pl
     Raises:
         RowNotFoundError: there is no such run.
         TransitionRefusedError: it has ended; nothing was written.
+        CancelRequestedError: only the request is known to be written.
     """
     key = runs.of_mapping.mapping.key_values(run_id)
-    asked = yield from _executed(runs.request_cancel, key)
+    asked = bool((yield from _executed(runs.request_cancel, key)).matched)
+    try:
+        return (yield from _cancelled(runs, run_id, token, asked=asked, force=force))
+    except ConnectionFailureError as error:
+        if not asked:
+            raise
+        raise CancelRequestedError(
+            phase=error.phase, database=error.database, detail=error.detail, token=token, key=run_id, event="cancel"
+        ) from error.__cause__
+
+
+def _cancelled(runs: RunStatements, run_id: UUID, token: UUID, *, asked: bool, force: bool) -> Plan[Cancellation]:
+    """What becomes of a run for which the request was written, or which had ended before."""
     snapshot = yield from _ended_by(runs, run_id, token)
     if snapshot is not None:
-        if not asked.matched:
+        if not asked:
             raise _refused(runs, snapshot, "cancel", Reason.STATE)
         if snapshot.state == "running" and not force:
             return Cancellation(run_id=run_id, state="running", version=snapshot.version, written=False)
     try:
         done = yield from _send(runs, run_id, "cancel", token, {})
     except TransitionRefusedError as refusal:
-        if not asked.matched or refusal.state != "cancelled":
+        if not asked or refusal.state != "cancelled":
             raise
         # it was active when we asked, and its worker, or another caller, was faster than we
         return Cancellation(run_id=run_id, state="cancelled", version=refusal.version, written=True)
@@ -219,142 +224,3 @@ def progress_params(progress: Progress | None) -> dict[str, object]:
         "progress_total": progress.total,
         "progress_step": progress.step,
     }
-
-
-# -- several connections ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[Result]):
-    """What the first connection that answered said: a result, or a refusal.
-
-    Attributes:
-        via: that connection; None if none answered.
-        failures: the others' errors, in order.
-    """
-
-    via: str | None
-    result: Result | None = None
-    refusal: NotAppliedError | None = None
-    failures: tuple[Exception, ...] = ()
-
-    @property
-    def is_outage(self) -> bool:
-        """Whether nobody answered, to whatever one might ask; else the failure is one of what was asked."""
-        return self.via is None and all(isinstance(failure, ConnectionFailureError) for failure in self.failures)
-
-    def unwrap(self) -> Result:
-        """The result; raises the refusal, or if none answered an unknown outcome, or else the first error.
-
-        One that does not know whether it has written outweighs the others, which know that they have not.
-        """
-        if self.refusal is not None:
-            raise self.refusal
-        if self.via is None:
-            unknown = (failure for failure in self.failures if isinstance(failure, OutcomeUnknownError))
-            raise next(unknown, self.failures[0])
-        return self.result  # pyright: ignore[reportReturnType]  an answer without refusal has a result
-
-
-def through(vias: Sequence[str]) -> Generator[str, Result, Answer[Result]]:
-    """Try connections in order until one answers. A refusal is an answer: nothing is tried after it."""
-    failures: list[Exception] = []
-    for via in vias:
-        try:
-            result = yield via
-        except NotAppliedError as refusal:
-            return Answer(via, refusal=refusal, failures=tuple(failures))
-        except Exception as error:  # noqa: BLE001  whatever it is, the next connection may answer
-            logger.debug("%s: no answer (%s)", via, error_text(error))
-            failures.append(error)
-        else:
-            return Answer(via, result=result, failures=tuple(failures))
-    return Answer(None, failures=tuple(failures))
-
-
-def finalized(
-    run_id: UUID, target: str, answer: Answer[Transitioned], error: str | None, *, kept: bool = False
-) -> Finalized:
-    """What became of a run's last word.
-
-    Args:
-        run_id: which run.
-        target: the state that was to be written.
-        answer: what the connections said.
-        error: text of the function's error, sanitized.
-        kept: if no connection took it, it is in the spool.
-    """
-    state: str | None
-    version: int | None
-    via = answer.via
-    match answer:
-        case Answer(via=None):
-            outcome, state, version = Outcome.SPOOLED if kept else Outcome.UNSAVED, None, None
-            via = SPOOL if kept else None
-            error = error or error_text(of_driver(answer.failures[-1]))
-        case Answer(refusal=None):
-            applied = answer.unwrap()
-            outcome, state, version = Outcome.APPLIED, applied.target, applied.version
-        case Answer(refusal=refusal):
-            outcome, state, version = Outcome.NO_OP, *_held(refusal)
-    return Finalized(run_id=run_id, target=target, outcome=outcome, state=state, version=version, via=via, error=error)
-
-
-def left_in_spool(word: LastWord, answer: Answer[Transitioned]) -> Finalized | None:
-    """What is told of a word that stays in the spool, and why; None if the answer settles it.
-
-    A row that is not there settles nothing: it may be in another database.
-    """
-    if answer.via is None:
-        reason = of_driver(answer.failures[-1])
-    elif isinstance(answer.refusal, RowNotFoundError):
-        reason = answer.refusal
-    else:
-        return None
-    return Finalized(
-        run_id=word.run_id,
-        target=word.target,
-        outcome=Outcome.SPOOLED,
-        state=None,
-        version=None,
-        via=SPOOL,
-        error=error_text(reason),
-    )
-
-
-def of_cancelled(run_id: UUID, answer: Answer[Cancellation]) -> Finalized:
-    """What became of a run that a caller of this process cancelled."""
-    done = answer.result
-    if done is not None:
-        outcome, state, version = Outcome.APPLIED, done.state, done.version
-    elif answer.refusal is not None:
-        outcome, state, version = Outcome.NO_OP, *_held(answer.refusal)
-    else:
-        outcome, state, version = Outcome.UNSAVED, None, None
-    return Finalized(run_id=run_id, target="cancelled", outcome=outcome, state=state, version=version, via=answer.via)
-
-
-def of_row(run: RunColumns, via: str | None) -> Finalized:
-    """The end of a run that this process did not see, as the row tells it."""
-    return Finalized(
-        run_id=run.id,
-        target=run.status,
-        outcome=Outcome.APPLIED,
-        state=run.status,
-        version=run.version,
-        via=via,
-        error=run.error,
-    )
-
-
-def of_driver(error: Exception) -> BaseException:
-    """What the driver said; SQLAlchemy would add the statement and its values."""
-    return getattr(error, "orig", None) or error
-
-
-def _held(refusal: NotAppliedError | None) -> tuple[str | None, int | None]:
-    """The state and version that the database holds, as a refusal tells them."""
-    if refusal is None or isinstance(refusal, RowNotFoundError):
-        return None, None
-    version = getattr(refusal, "version", getattr(refusal, "actual_version", None))
-    return getattr(refusal, "state", None), version

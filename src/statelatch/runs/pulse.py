@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from statelatch.runs import plans
+from statelatch.runs.answers import of_row
 from statelatch.runs.executions import CLOSED
-from statelatch.runs.plans import Beat, of_row
+from statelatch.runs.plans import Beat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

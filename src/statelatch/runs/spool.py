@@ -168,14 +168,14 @@ class Spool:
             raise SpoolError(self.path, error) from error
 
     def _transaction(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        is_new = self._is_new()
+        self._check_header()
         try:
             with closing(sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)) as connection:
                 connection.text_factory = bytes.decode  # strictly: what is not UTF-8 was not written here
                 connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute("PRAGMA synchronous = EXTRA")
                 connection.execute("BEGIN IMMEDIATE")
-                if is_new:
+                if _is_blank(connection):
                     _make(connection)
                 _check_tables(connection)
                 result = work(connection)
@@ -186,8 +186,8 @@ class Spool:
                 raise _UnfitError(error) from error
             raise
 
-    def _is_new(self) -> bool:
-        """Whether nothing is there, or nothing is in it. SQLite is not asked: it might change another's file.
+    def _check_header(self) -> None:
+        """Look at what is there, if anything is. SQLite is not asked: it might change another's file.
 
         Raises:
             _UnfitError: it is somebody else's, or of another version.
@@ -196,9 +196,9 @@ class Spool:
             with self.path.open("rb") as file:
                 header = file.read(100)
         except FileNotFoundError:
-            return True
+            return
         if not header:
-            return True
+            return
         if not header.startswith(MAGIC):
             raise _UnfitError("expected an SQLite file, found another")
         version, application = int.from_bytes(header[OF_VERSION]), int.from_bytes(header[OF_APPLICATION])
@@ -206,7 +206,6 @@ class Spool:
             raise _UnfitError(f"expected the application_id {APPLICATION:#x}, found {application:#x}")
         if version != VERSION:
             raise _UnfitError(f"expected a spool of version {VERSION}, found version {version}")
-        return False
 
     def _set_aside(self, fault: _UnfitError) -> None:
         """Rename what is there. We hold the lock, so it is not the new file of another who set it aside."""
@@ -245,6 +244,11 @@ def refuse_foreign(path: Path) -> None:
 
 def _nothing(_: sqlite3.Connection) -> None:
     """To open the file is all that is wanted."""
+
+
+def _is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether it is still to be made. Asked when SQLite has rolled back what was interrupted, the making perhaps."""
+    return connection.execute("PRAGMA application_id").fetchone() == (0,)
 
 
 def _make(connection: sqlite3.Connection) -> None:

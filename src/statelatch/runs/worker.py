@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from statelatch.errors import ConnectionFailureError, TransitionRefusedError
+from statelatch.interrupts import pass_on
 from statelatch.runs import context, endings
+from statelatch.runs.answers import Answer, finalized, of_driver
 from statelatch.runs.last_word import LastWord
-from statelatch.runs.plans import Answer, finalized, of_driver, progress_params
+from statelatch.runs.plans import progress_params
 from statelatch.tokens import mint
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from statelatch.runs.execution import Execution
     from statelatch.runs.finalizer import Finalizer
 
-__all__ = ["Call", "Terms", "finish", "work"]
+__all__ = ["Call", "Terms", "finish", "say", "work"]
 
 logger = logging.getLogger("statelatch.runs")
 
@@ -133,11 +135,19 @@ def _not_started(execution: Execution, claim: Answer[Transitioned], finalizer: F
 def finish(execution: Execution, ending: Ending, finalizer: Finalizer) -> None:
     """Write a run's last word, or keep it, and tell everybody.
 
-    Never raises for what a database did.
+    Never raises for what a database did. An interrupt is passed on when the run is over.
     """
-    execution.ending = ending
-    said, execution.refusal = finalizer.write(_last_word(execution, ending))
+    word = _last_word(execution, ending)
+    execution.ending, execution.word = ending, word
+    say(execution, word, finalizer)
+
+
+def say(execution: Execution, word: LastWord, finalizer: Finalizer) -> None:
+    """The same of a word that is there already, if what came in between kept it from its end."""
+    said, answer = finalizer.write(word)
+    execution.refusal = answer.refusal
     execution.close(said)
+    pass_on(answer.interrupts)
 
 
 def _last_word(execution: Execution, ending: Ending) -> LastWord:
