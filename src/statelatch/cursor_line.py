@@ -51,15 +51,17 @@ class CursorLine:
         return self._connection is not None
 
     @property
+    def is_dropped(self) -> bool:
+        """Whether the server has ended it while it was kept."""
+        return time.monotonic() - self._used > IDLE and is_dropped(self.driver_connection)
+
+    @property
     def driver_connection(self) -> Any:
         """The driver's own connection."""
         return self._pooled.dbapi_connection
 
     def __enter__(self) -> Self:
-        """Take a connection, unless there is one that is still good."""
-        if self._connection is not None and time.monotonic() - self._used > IDLE and is_dropped(self.driver_connection):
-            self.drop(ConnectionError("the server has ended it meanwhile"))
-            self._connection = self._cursor = None
+        """Take a connection, unless it was kept."""
         if self._connection is None:
             try:
                 self._connection = self._engine.raw_connection()

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from sqlalchemy.pool import QueuePool
 
 from statelatch.commands import Reply
+from statelatch.connecting import can_hurry
 from statelatch.cursor_line import CursorLine
 from statelatch.engines import (
+    give_back,
     has_creator,
     is_autocommitting,
     is_in_memory,
@@ -118,9 +120,12 @@ class Lines:
         self._disposable = disposable
         self._idle: deque[CursorLine] = deque()
         self._process = os.getpid()
+        can_hurry(engine)
 
     def line_for(self, command: Execute, *, limit: Limit | None = None) -> Line:
         """A line that can carry these statements, in so much time."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
         line = FreshLine(self.engine) if command.fresh and not is_in_memory(self.engine) else self._line_for(command)
         if limit is None:
             return line
@@ -135,12 +140,12 @@ class Lines:
         for statement, _ in command.statements:
             if not (isinstance(statement, Prepared) and statement.direct):
                 return CoreLine(engine)
-        if self._process != os.getpid():
-            self._leave_to_parent()
         try:
-            return self._idle.pop()
+            while (line := self._idle.pop()).is_dropped:
+                line.drop(ConnectionError("the server has ended it meanwhile"))
         except IndexError:
             return CursorLine(self)
+        return line
 
     def keep(self, line: CursorLine) -> bool:
         """Keep a line at hand, if it is one of few."""
@@ -152,6 +157,8 @@ class Lines:
 
     def close(self) -> None:
         """Give the kept lines' connections back to the pool."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
         for line in self._taken():
             line.give_back()
 
@@ -175,8 +182,11 @@ class Lines:
 
     def _leave_to_parent(self) -> None:
         """After a fork: the sockets are the parent's, and to close them would end its sessions."""
-        _PARENTS.append(self._idle)
-        self._idle, self._process = deque(), os.getpid()
+        _PARENTS.append((self._idle, self.engine.pool))
+        self._idle = deque()
+        if self._keeps or self._disposable:
+            self.engine.dispose(close=False)
+        self._process = os.getpid()
 
 
 _PARENTS: list[object] = []
@@ -188,6 +198,7 @@ class CoreLine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._begun_here = False
+        self._is_over = False
         self._connection: Connection
         self.session: Session | None = None
 
@@ -214,7 +225,8 @@ class CoreLine:
         if autocommits and several:
             self._begun_here = True
             connection.exec_driver_sql("BEGIN")
-        return autocommits and not several
+        self._is_over = autocommits and not several
+        return self._is_over
 
     def execute(self, statement: Executable | Prepared, parameters: Mapping[str, Any]) -> Reply:
         if isinstance(statement, Prepared) and statement.is_varying and self._takes_text(statement):
@@ -250,12 +262,13 @@ class CoreLine:
     def commit(self) -> None:
         if self._begun_here:
             self._connection.exec_driver_sql("COMMIT")
-            return
-        try:
-            self._connection.commit()
-        except BaseException as error:
-            self._take_back(error)
-            raise
+        else:
+            try:
+                self._connection.commit()
+            except BaseException as error:
+                self._take_back(error)
+                raise
+        self._is_over = True
 
     def _take_back(self, error: BaseException) -> None:
         """Roll back what COMMIT has left open: SQLAlchemy takes its transaction for over."""
@@ -274,7 +287,10 @@ class CoreLine:
     ) -> None:
         if error is not None and self._begun_here and not self._connection.invalidated:
             self._connection.invalidate()  # SQLAlchemy may hold a ROLLBACK for needless here
-        self._connection.close()
+        if error is None and self._is_over:
+            give_back(self._connection.connection)  # without the ROLLBACK of `close`, for which nobody would wait
+        else:
+            self._connection.close()
 
     def drop(self, error: BaseException) -> None:
         if not self._connection.invalidated:

@@ -253,7 +253,7 @@ def test_a_lost_read_in_autocommit(autocommitting: PersistenceAdapter, moment: M
     autocommitting.create(**CREATED)
     strike = Strike(autocommitting.engine, moment, "SELECT")
 
-    if moment == "after_cursor_execute" and autocommitting.engine.dialect.name == "postgresql":
+    if moment == "after_cursor_execute" and autocommitting.engine.dialect.name != "sqlite":
         assert autocommitting.load(KEY).version == 1  # the answer had come, and nothing more is sent
     else:
         with pytest.raises(ConnectionFailureError) as caught:

@@ -43,6 +43,7 @@ from statelatch.cursor_line import CursorLine
 from statelatch.errors import Phase
 from statelatch.lines import CoreLine, FreshLine, Lines
 from statelatch.prepared import Prepared
+from statelatch.sessions import pooled_session
 from tests.databases import administrator, kill_connections, on, pooled
 
 
@@ -408,32 +409,42 @@ def session(adapter: PersistenceAdapter) -> int:
 FORKING = """
 import os, sys
 from statelatch import PersistenceAdapter
-from tests.integration.test_lines import MAPPING, session
+from tests.integration.test_lines import MAPPING, sessions
 
 adapter = PersistenceAdapter(sys.argv[1], MAPPING)
 adapter.send(1, "hold")
-parents = session(adapter)
-assert session(adapter) == parents, "the parent keeps its line"
+parents = sessions(adapter)
+assert sessions(adapter) == parents, "the parent keeps its connections"
 child = os.fork()
 if child == 0:
-    adapter._sending.dispose(close=False)  # as SQLAlchemy asks of a child
-    own = session(adapter)
-    version = adapter.send(2, "hold").version
+    if sys.argv[2] == "used":
+        adapter.create(id=100)
+        assert not parents & sessions(adapter)
+        assert adapter.send(2, "hold").version == 2
     adapter.close()
-    os._exit(0 if own != parents and version == 2 else 1)
+    sys.exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert session(adapter) == parents, "the child's end has ended the parent's line"
-assert adapter.send(2, "hold").version == 3
+assert sessions(adapter) == parents, "the child has ended the parent's connections"
+assert adapter.send(2, "hold").version == (3 if sys.argv[2] == "used" else 2)
 """
 
 
+def sessions(adapter: PersistenceAdapter) -> set[int]:
+    """The server's numbers for the line that is kept, and for a connection in the pool."""
+    kept = session(adapter)
+    with sending(adapter).connect() as connection:
+        known = pooled_session(sending(adapter).dialect, connection.connection)
+    return {kept, known.number if known else 0}
+
+
 @on("postgresql", "mariadb")
-def test_a_forked_process_has_lines_of_its_own(by_url: PersistenceAdapter) -> None:
-    """The child leaves the parent's connection alone, and its end does not end it."""
+@pytest.mark.parametrize("what", ["used", "closed"])
+def test_a_forked_process_has_connections_of_its_own(by_url: PersistenceAdapter, what: str) -> None:
+    """The child leaves the parent's connections alone, and its end does not end them."""
     url = sending(by_url).url.render_as_string(hide_password=False)
 
     ended = subprocess.run(
-        [sys.executable, "-c", FORKING, url], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FORKING, url, what], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")

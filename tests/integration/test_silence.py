@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, event
 
 from statelatch import ConnectionFailureError, PersistenceAdapter
 from statelatch.errors import Phase
@@ -52,6 +52,31 @@ def test_a_silent_peer(led: Lights, proxy: Proxy) -> None:
 
     assert (swallowed.fired, done.version, 0.1 < time.monotonic() - began < 5) == (1, 2, True)
     assert (led.row, led.entries, led.hooked) == (("yellow", 2), led.path[:2], [done])
+
+
+@servers
+def test_a_peer_that_is_silent_after_it_has_committed(led: Lights, proxy: Proxy) -> None:
+    """26: the answer to COMMIT was the last: nothing more is sent, for which somebody would wait."""
+    event.listen(led.sent_by.lines.engine, "before_cursor_execute", lambda *_: None)  # pyright: ignore
+    began = time.monotonic()
+    with proxy.stall("ROLLBACK", 5, skip=skipped(led), must_fire=False) as stalled:
+        done = led.sent_by.limited(0.5).send(1, "step")
+
+    assert (stalled.fired, done.version, time.monotonic() - began < 4) == (0, 2, True)
+    assert (led.row, led.hooked) == (("yellow", 2), [done])
+
+
+@servers
+def test_a_peer_that_is_silent_after_its_greeting(database_url: URL, proxy: Proxy, engine: Engine) -> None:
+    """26: SQLAlchemy has asked it something that it never answers: that ends, too, and the next may ask again."""
+    with opened(database_url, ("url", "compiled", "no log"), engine) as lights:
+        anew = PersistenceAdapter(proxy.url, lights.seen_by.mapping)
+        with anew, proxy.swallow(re.compile("SELECT|SHOW", re.IGNORECASE)) as swallowed:
+            with pytest.raises(ConnectionFailureError, match=r"\(connect\)"):
+                anew.limited(0.1).load(1)
+            assert anew.limited(PATIENCE).load(1).version == 1
+
+    assert swallowed.fired == 1
 
 
 @servers

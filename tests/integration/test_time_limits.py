@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import URL, Engine, event, text
 
-from statelatch import ConnectionFailureError, OutcomeUnknownError, PersistenceAdapter, RequestError
+from statelatch import ConnectionFailureError, OutcomeUnknownError, PersistenceAdapter, RequestError, cursor_line
 from statelatch.errors import Phase
-from tests.databases import LOOPBACK, on, pooled
+from tests.ambiguity import opened
+from tests.databases import LOOPBACK, kill_connections, on, pooled
 from tests.orders import KEY, PATHS, order_adapter, stored_order
+from tests.servers import within
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -53,6 +55,28 @@ def silent_peer() -> Generator[int]:
     """A port that takes connections and never says a word."""
     with socket.create_server((LOOPBACK, 0)) as server:
         yield server.getsockname()[1]
+
+
+@contextmanager
+def led_away(engine: Engine) -> Generator[list[object]]:
+    """Who connects meets with silence; those who did."""
+    led: list[object] = []
+    with silent_peer() as port:
+
+        def lead(_dialect: object, record: object, _arguments: list[Any], keywords: dict[str, Any]) -> None:
+            led.append(record)
+            keywords["port"] = port
+
+        event.listen(engine.dialect, "do_connect", lead)
+        try:
+            yield led
+        finally:
+            event.remove(engine.dialect, "do_connect", lead)
+
+
+def connecting() -> list[threading.Thread]:
+    """Threads that connect for somebody."""
+    return [thread for thread in threading.enumerate() if thread.name == "statelatch-connect"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -121,6 +145,63 @@ def test_a_silent_peer_is_given_up_in_time(adapter: PersistenceAdapter) -> None:
     assert stored_order(adapter.engine)["version"] == 1
 
 
+@on("postgresql", "mariadb")
+@pytest.mark.parametrize("adapter", ["url"], indirect=True)
+def test_a_line_that_ended_while_it_was_kept_is_renewed_in_time(
+    adapter: PersistenceAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has ended its connection, and who connects anew meets with silence."""
+    monkeypatch.setattr(cursor_line, "IDLE", 0.0)
+    adapter.load(KEY)
+    [kept] = adapter.lines._idle  # pyright: ignore[reportPrivateUsage]
+    assert kill_connections(adapter.engine.url) >= 1
+    assert within(PROMPT, lambda: kept.is_dropped)
+    begun = time.monotonic()
+
+    with led_away(adapter.lines.engine) as led, pytest.raises(ConnectionFailureError) as caught:
+        adapter.limited(LIMIT).send(KEY, "pay")
+
+    assert (len(led), time.monotonic() - begun < PROMPT) == (1, True)
+    assert (type(caught.value), caught.value.phase) == (ConnectionFailureError, Phase.CONNECT)
+    assert stored_order(adapter.engine)["version"] == 1
+
+
+@on("postgresql", "mariadb")
+def test_what_was_given_up_leaves_nothing_behind(adapter: PersistenceAdapter) -> None:
+    """Neither a thread nor a place in the pool: when somebody answers again, the adapter goes on."""
+    engine = adapter.lines.engine
+    adapter.lines.renew()
+    with led_away(engine) as led:
+        for _ in range(3):
+            with pytest.raises(ConnectionFailureError, match=r"\(connect\)"):
+                adapter.limited(0.05).load(KEY)
+        tried = engine.pool.checkedout()  # pyright: ignore  a QueuePool
+        assert within(PROMPT, lambda: not connecting() and engine.pool.checkedout() == 0)  # pyright: ignore
+
+    assert (len(led), tried) == (3, 3)
+    assert adapter.limited(LIMIT).load(KEY).version == 1
+
+
+@on("sqlite")
+def test_what_waits_for_locks_one_after_the_other(engine: Engine) -> None:
+    """SQLite waits at each statement, and at COMMIT, no longer than is left then, and as long as ever afterwards."""
+    patience: list[Any] = []
+
+    def note(connection: Any, *_: object) -> None:
+        patience.append(connection.connection.dbapi_connection.execute("PRAGMA busy_timeout").fetchone()[0])
+        time.sleep(0.02)
+
+    with opened(engine.url, ("engine", "compiled", "log"), engine) as lights:
+        event.listen(lights.sent_by.engine, "before_cursor_execute", note)
+        event.listen(lights.sent_by.engine, "commit", note)
+        lights.sent_by.limited(9.0).send(1, "step")
+        update, insert, commit = patience
+        lights.sent_by.send(1, "step")
+
+    assert 7200 >= update >= insert + 10 >= commit + 20
+    assert patience[3:] == [30_000] * 3
+
+
 def test_a_limit_that_is_kept_changes_nothing(adapter: PersistenceAdapter) -> None:
     """The answer is the same, and SQLite's own patience is as it was."""
     assert adapter.limited(LIMIT).send(KEY, "pay").version == 2
@@ -133,10 +214,12 @@ def test_a_limit_that_is_kept_changes_nothing(adapter: PersistenceAdapter) -> No
 
 @on("postgresql", "mariadb")
 def test_the_limit_of_a_call_is_not_the_next_one_s(adapter: PersistenceAdapter) -> None:
-    """A connection that was limited and came back in time is not cut off afterwards, and has no limits left."""
+    """A connection that was made and used in a limit is not cut off afterwards, and has no limits left."""
+    adapter.lines.renew()
     adapter.limited(LIMIT).load(KEY)
+    adapter.lines.close()
     with adapter.lines.engine.connect() as connection:
-        asleep = text("SELECT pg_sleep(0.8)" if adapter.engine.dialect.name == "postgresql" else "SELECT SLEEP(0.8)")
+        asleep = text("SELECT pg_sleep(1.1)" if adapter.engine.dialect.name == "postgresql" else "SELECT SLEEP(1.1)")
         connection.execute(asleep)
     done: list[Any] = []
     with locked(adapter.engine.url):
