@@ -35,8 +35,8 @@ def recover(*, db: DatabaseOption = None, spool: SpoolOption = None, as_json: Js
     \b
     Exit code:
       0  nothing is left in the spool
-      1  something is: no database answered, or it has no such run; or the file was damaged and is set aside; or there
-         is no such file or database
+      1  something is: no database answered, or it has no such run, or could not write it now; or the file was damaged
+         and is set aside; or there is no such file or database
       2  wrong usage; or the file is a database of another application
     """  # noqa: D301  a backspace: click keeps these lines as they are
     file = spool_file(spool)
