@@ -132,8 +132,13 @@ class CursorLine:
         return self._connection
 
     def _take_back(self, error: BaseException) -> None:
-        """Roll back; a connection that cannot, or was interrupted in the middle of an answer, is not used again."""
+        """Roll back; a connection that cannot, or was interrupted in the middle of an answer, is not used again.
+
+        The cursor first: on SQLite, rows that were not read hold on to the state in which they were.
+        """
         try:
+            if self._cursor is not None:
+                self._cursor.close()
             if not isinstance(error, Exception):
                 raise error
             if self._begun_here:

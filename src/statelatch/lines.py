@@ -255,8 +255,8 @@ class CoreLine:
         result = self._connection.exec_driver_sql(statement.sql, cast("Any", statement.bound(parameters)))
         if not result.returns_rows:
             return Reply(result.rowcount, (), getattr(result, "lastrowid", None))
-        rows = statement.rows(cast("DBAPICursor", result.cursor))
-        result.close()
+        with result:
+            rows = statement.rows(cast("DBAPICursor", result.cursor))
         return Reply(len(rows), rows, None)
 
     def commit(self) -> None:

@@ -362,6 +362,25 @@ def test_a_line_is_kept(by_url: PersistenceAdapter) -> None:
     assert len(taken) == 1
 
 
+@on("sqlite")
+def test_what_was_not_read_holds_nothing(by_url: PersistenceAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that nobody came to read would hold on to the state in which they were, as long as somebody has the error."""
+
+    def unread(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    with pooled(by_url.engine.url) as engine, engine.connect() as connection:
+        connection.execute(text("PRAGMA journal_mode = WAL"))
+        with monkeypatch.context() as patched:
+            patched.setattr(Prepared, "rows", unread)
+            with pytest.raises(ZeroDivisionError) as kept:
+                by_url.load(1)
+        connection.execute(text("UPDATE seats SET version = 7 WHERE id = 1"))
+        connection.commit()
+
+    assert (kept.type, by_url.load(1).version) == (ZeroDivisionError, 7)
+
+
 def test_a_crowd_that_is_larger_than_the_pool(by_url: PersistenceAdapter) -> None:
     """Nobody waits for a connection that a kept line holds: beyond the pool's size lines go back at once."""
 
