@@ -149,6 +149,15 @@ UNVERIFIED = """\
     except OutcomeUnknownError:
         return (yield transaction)
 """
+NEVER_VERIFIED = """\
+        return (yield transaction)
+    except OutcomeUnknownError:
+        raise
+"""
+NOTHING_GIVEN = """\
+    given = {name: value for name, value in values.items() if name in mapping.key_attributes}
+    initial = mapping.initial
+"""
 
 MUTANTS = (
     Mutant(
@@ -192,8 +201,8 @@ MUTANTS = (
         (
             Edit(
                 "plans.py",
-                "            if not sending.ambiguous:\n                raise\n",
-                "            if not sending.ambiguous:\n"
+                "            if sending.lost is None:\n                raise\n",
+                "            if sending.lost is None:\n"
                 "                version = (sending.expected_version or 0) + 1\n"
                 "                raise sending.stale(version, sending.statements.sources[0], version - 1) from error\n",
             ),
@@ -231,10 +240,122 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "ambiguous commit never verified",
+        _rules("orders"),
+        (Edit("plans.py", VERIFIED, NEVER_VERIFIED),),
+    ),
+    Mutant(
+        "what callbacks write left out",
+        _rules("noted-lights"),
+        (
+            Edit(
+                "interpreter.py", "getattr(model, self.state_field), changes)", "getattr(model, self.state_field), {})"
+            ),
+        ),
+    ),
+    Mutant(
+        "what a state assigns left out",
+        _rules("orders"),
+        (
+            Edit(
+                "writes.py",
+                "    if edge.enters:\n        sets |= assigned(",
+                "    if not sets:\n        sets |= assigned(",
+            ),
+        ),
+    ),
+    Mutant(
+        "columns of a new row left out",
+        _rules("lights"),
+        (Edit("plans.py", "    given, initial = values, mapping.initial\n", NOTHING_GIVEN),),
+    ),
+    Mutant(
+        "another event in the log",
+        _rules("lights"),
+        (Edit("log.py", "event=literal(event, columns", "event=literal(self.mapping.events[0], columns"),),
+    ),
+    Mutant(
+        "actor left out of the log",
+        _rules("lights"),
+        (Edit("log.py", "return {ACTOR: actor, ", "return {ACTOR: None, "),),
+    ),
+    Mutant(
+        "history without its end",
+        _rules("lights"),
+        (Edit("history.py", "for entry in reply.rows]", "for entry in reply.rows[:1]]"),),
+    ),
+    Mutant(
+        "batch without its tokens",
+        _rules("orders"),
+        (Edit("batch_requests.py", "    if not any(tokens):\n", "    if tokens:\n"),),
+    ),
+    Mutant(
+        "hooks not called",
+        _rules("lights"),
+        (Edit("adapter.py", "        self._hooks.append(hook)\n", ""),),
+    ),
+    Mutant(
+        "guards that are none",
+        _rules("lights"),
+        (Edit("sending.py", "            guards=guards,\n", "            guards=sources,\n"),),
+    ),
+    Mutant(
+        "missing row taken for stale",
+        _rules("lights"),
+        (
+            Edit(
+                "sending.py",
+                "        return RowNotFoundError(table=self.table, key=self.key, event=self.statements.event)\n",
+                "        return self.stale(1, None, None)\n",
+            ),
+        ),
+    ),
+    Mutant(
         "diagnosis in the same transaction",
         _rules("watched-lights"),
         IN_ONE_TRANSACTION,
         only="mariadb",
+    ),
+    Mutant(
+        "answers of a batch swapped",
+        HISTORY,
+        (
+            Edit(
+                "batch.py",
+                "for number, transition in zip(at, made,",
+                "for number, transition in zip(reversed(at), made,",
+            ),
+        ),
+    ),
+    Mutant(
+        "another event told",
+        HISTORY,
+        (
+            Edit(
+                "batch.py",
+                "        event=event.event,\n        sources=",
+                "        event=event.event.upper(),\n        sources=",
+            ),
+        ),
+    ),
+    Mutant(
+        "another token told",
+        HISTORY,
+        (
+            Edit(
+                "batch.py", "        tokens=rows[TOKEN_COLUMN],\n", "        tokens=rows[TOKEN_COLUMN][:1] * len(at),\n"
+            ),
+        ),
+    ),
+    Mutant(
+        "another version said to be expected",
+        HISTORY,
+        (Edit("sending.py", "            expected_version=expected,\n", "            expected_version=version,\n"),),
+    ),
+    Mutant(
+        "another event's sources refused",
+        HISTORY,
+        (Edit("sending.py", "            sources=sources,\n", "            sources=sources[1:],\n"),),
     ),
     Mutant(
         "spool replayed twice",

@@ -22,7 +22,7 @@ from statemachine.spec_parser import UnsupportedExpression, operator_mapping, pa
 from statemachine.utils import _cached_loop, run_async_from_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from statemachine import State
     from statemachine.callbacks import CallbackSpec
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINE_ARGUMENTS",
     "abandon_event_loop",
+    "arguments_of",
     "attributes_of_its_own",
     "builds_its_own_way",
     "callbacks_of",
@@ -49,6 +50,7 @@ __all__ = [
     "has_invoke",
     "has_listeners",
     "has_own_init",
+    "is_fired_by_the_engine",
     "is_name",
     "is_unless",
     "is_untouched",
@@ -117,6 +119,11 @@ def fired_as(event: str) -> str:
     return event
 
 
+def is_fired_by_the_engine(event: str) -> bool:
+    """Whether the engine itself fires the event, with arguments of its own."""
+    return event.startswith((*FIRED_BY_THE_ENGINE, *FIRED_BY_THE_ENGINE.values()))
+
+
 def enters(machine: type[StateChart[Any]], transition: Transition) -> bool:
     """Whether a transition of a flat machine runs the entry of its target."""
     if transition.target is None:
@@ -178,6 +185,26 @@ def is_unless(spec: CallbackSpec) -> bool:
 def would_call(spec: CallbackSpec, names: frozenset[str]) -> bool:
     """Whether the callback is called where these names exist; a conventional name need not exist."""
     return not spec.is_convention or spec.func in names
+
+
+def arguments_of(spec: CallbackSpec, *owners: type[Any]) -> Iterator[inspect.Parameter]:
+    """What the functions of a callback, on the machine's and the model's class, take of the event's parameters."""
+    names = names_in(spec) or {spec.attr_name}
+    found = [inspect.getattr_static(owner, name, None) for owner in owners for name in names]
+    if not is_name(spec) and spec.func not in found:
+        yield from _injected(inspect.signature(spec.func).parameters.values() if callable(spec.func) else ())
+        return
+    for each in found:
+        function = getattr(each, "__func__", getattr(each, "func", each))  # of a classmethod, or of a hybrid method
+        if inspect.isfunction(function):
+            first = 0 if isinstance(each, staticmethod) else 1
+            yield from _injected(islice(inspect.signature(function).parameters.values(), first, None))
+
+
+def _injected(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    """Those that are found by name, but for the engine's."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return (each for each in parameters if each.kind in named and each.name not in ENGINE_ARGUMENTS)
 
 
 def guard_expression(spec: CallbackSpec) -> str:

@@ -364,7 +364,7 @@ def test_a_line_is_kept(by_url: PersistenceAdapter) -> None:
 
 @on("sqlite")
 def test_what_was_not_read_holds_nothing(by_url: PersistenceAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that nobody came to read would hold on to the state in which they were, as long as somebody has the error."""
+    """Rows that nobody read would hold on to the state in which they were, as long as somebody has the error."""
 
     def unread(*_: object) -> Any:
         raise ZeroDivisionError

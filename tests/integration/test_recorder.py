@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from statelatch import (
     BatchInterruptedError,
@@ -20,8 +23,10 @@ from statelatch import (
     Snapshot,
     StatelatchError,
     Transitioned,
+    TransitionRefusedError,
 )
 from statelatch.testing import Fault, FaultInjector, History, HistoryError, ProcessDied, Recorder, Verb, check_history
+from tests.integration.test_adversaries import Sliding, adapter_of
 from tests.lights import PATHS, light_adapter
 
 if TYPE_CHECKING:
@@ -120,6 +125,42 @@ def test_what_was_interrupted_may_have_landed(engine: Engine) -> None:
     assert isinstance(first.answer, Transitioned)
     assert isinstance(second.answer, ConnectionFailureError)
     assert second.token == interrupted.value.requests[0].token
+    check_history(recorder.history)
+
+
+def test_a_chart_that_moves_by_itself_is_believed(engine: Engine) -> None:
+    """Where an eventless transition comes first, a row leaves a state that is no source of the event."""
+    recorder = Recorder(adapter_of(engine, Sliding))
+    key, stays = recorder.create(approved=True).key, recorder.create().key
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tasks SET amount = 1"))
+    with pytest.raises(TransitionRefusedError):
+        recorder.send(stays, "go")
+
+    assert recorder.send(key, "go", token=uuid4()).source == "a"
+    check_history(recorder.history)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_answers_are_those_of_their_calls(engine: Engine, path: str) -> None:
+    """Whatever an adapter answers is taken for the answer of its call: tokens of its own and given, every refusal."""
+    recorder = Recorder(light_adapter(engine, PATHS[path]))
+    one, other, broken = (recorder.create(**more).key for more in ({}, {}, {"broken": True}))
+    token = uuid4()
+    for call in (
+        partial(recorder.send, one, "stop", token=token),
+        partial(recorder.send, one, "stop", token=token),
+        partial(recorder.send, one, "step", expected_version=1),
+        partial(recorder.send, one, "blink"),
+        partial(recorder.send, broken, "step"),
+        partial(recorder.send, 4711, "step"),
+        partial(recorder.load, 4711),
+    ):
+        with suppress(StatelatchError):
+            call()
+    if path == "compiled":
+        recorder.send_batch([Request(other, "step"), Request(one, "step"), Request(broken, "end")])
+
     check_history(recorder.history)
 
 

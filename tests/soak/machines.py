@@ -68,6 +68,14 @@ class WatchedJudged(Judged):
         """Look on."""
 
 
+class NotedLights(lights.Crossing):
+    """With a callback that writes a column."""
+
+    def on_step(self, model: lights.Light) -> None:
+        """Write down what the state was, and how often."""
+        model.by = f"{model.by or ''}{model.state[0]}"[-20:]
+
+
 def _light(machine: type[StateMachine]) -> MachineMapping:
     return MachineMapping(machine=machine, entity=lights.Light, log=lights.LightLog, assigns=lights.ASSIGNS)
 
@@ -128,6 +136,7 @@ _RUN: dict[str, Any] = {
 MACHINES: dict[str, Machine] = {
     "lights": Machine(lambda: _light(lights.Crossing), lights.Base.metadata, **_LIGHT),
     "watched-lights": Machine(lambda: _light(lights.WatchedCrossing), lights.Base.metadata, **_LIGHT),
+    "noted-lights": Machine(lambda: _light(NotedLights), lights.Base.metadata, **_LIGHT),
     "orders": Machine(lambda: _order(orders.OrderFlow), orders.Base.metadata, **_ORDER),
     "watched-orders": Machine(lambda: _order(orders.WatchedOrderFlow), orders.Base.metadata, **_ORDER),
     "guarded": Machine(lambda: _judged(Judged), guarded.Base.metadata, **_JUDGED),

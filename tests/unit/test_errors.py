@@ -91,7 +91,7 @@ EXAMPLES: list[StatelatchError] = [
     SpoolError(Path("spool.db"), "no room"),
     InjectionError("such a fault cannot happen"),
     LifecycleError("the row says otherwise"),
-    HistoryError(key=7, operations=(), initial=(1, "draft"), others=3),
+    HistoryError(key=7, operations=(), initial=(1, "draft"), verdict="no order explains it"),
 ]
 
 BASES: dict[type[StatelatchError], tuple[type[Exception], ...]] = {

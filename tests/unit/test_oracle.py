@@ -12,7 +12,7 @@ from statemachine.exceptions import TransitionNotAllowed
 
 from statelatch import MachineMapping
 from statelatch.columns import TransitionColumns, state_text
-from statelatch.testing.oracle import Moves, Raises, Refuses, foretell, leaves
+from statelatch.testing.oracle import Moves, Raises, Refuses, foretell, guards_of, leaves, targets_of, varies
 from tests.lights import Crossing, Light
 from tests.orders import Order, OrderFlow
 
@@ -111,24 +111,56 @@ LIGHT: dict[str, Any] = {
 }
 ORDER: dict[str, Any] = {**dict.fromkeys(ORDERS.columns), "stage": "draft", "amount": 1, "visits": 0}
 
+WRITES = Moves("doing", {"note": "begun", "tags": {"seen": True}}, ("begin", "doing"))
+BY_ERROR = Moves("done", steps=("stop", "doing", "error.execution", "done"))
+
 FORETOLD = [
-    pytest.param(CROSSING, LIGHT, "step", {}, Moves("yellow"), id="it moves"),
+    pytest.param(CROSSING, LIGHT, "step", {}, Moves("yellow", steps=("step", "yellow")), id="it moves"),
     pytest.param(CROSSING, {**LIGHT, "broken": True}, "step", {}, Refuses(), id="its guard is false"),
     pytest.param(CROSSING, {**LIGHT, "state": "off"}, "end", {}, Refuses(), id="it has ended"),
     pytest.param(CROSSING, LIGHT, "blink", {}, Refuses(), id="another state"),
-    pytest.param(ORDERS, {**ORDER, "stage": "paid 100%", "limit": 2}, "ship", {}, Moves("sent"), id="the first target"),
     pytest.param(
-        ORDERS, {**ORDER, "stage": "paid 100%", "limit": 0}, "ship", {}, Moves("held"), id="the second target"
+        ORDERS,
+        {**ORDER, "stage": "paid 100%", "limit": 2},
+        "ship",
+        {},
+        Moves("sent", steps=("ship", "sent")),
+        id="the first target",
     ),
-    pytest.param(ORDERS, {**ORDER, "owner": "me"}, "claim", {"owner": "me"}, Moves("draft"), id="with a parameter"),
+    pytest.param(
+        ORDERS,
+        {**ORDER, "stage": "paid 100%", "limit": 0},
+        "ship",
+        {},
+        Moves("held", steps=("ship", "held")),
+        id="the second target",
+    ),
+    pytest.param(
+        ORDERS,
+        {**ORDER, "owner": "me"},
+        "claim",
+        {"owner": "me"},
+        Moves("draft", steps=("claim", "draft")),
+        id="with a parameter",
+    ),
     pytest.param(ORDERS, {**ORDER, "owner": "me"}, "claim", {"owner": "you"}, Refuses(), id="with another parameter"),
-    pytest.param(CALLING, TASK, "begin", {}, Moves("doing", frozenset({"note", "tags"})), id="it writes columns"),
-    pytest.param(CALLING, TASK, "wait", {}, Moves("todo"), id="it stays where it is"),
-    pytest.param(TOLERANT, {**TASK, "note": "x"}, "begin", {}, Moves("done"), id="it moves on by itself"),
-    pytest.param(TOLERANT, TASK, "begin", {}, Moves("doing"), id="it does not move on"),
+    pytest.param(CALLING, TASK, "begin", {}, WRITES, id="it writes columns"),
+    pytest.param(
+        ORDERS, {**ORDER, "stage": "held"}, "touch", {}, Moves("held", steps=("touch",)), id="it enters nothing"
+    ),
+    pytest.param(CALLING, TASK, "wait", {}, Moves("todo", steps=("wait", "todo")), id="it stays where it is"),
+    pytest.param(
+        TOLERANT,
+        {**TASK, "note": "x"},
+        "begin",
+        {},
+        Moves("done", steps=("begin", "doing", "done")),
+        id="it moves on by itself",
+    ),
+    pytest.param(TOLERANT, TASK, "begin", {}, Moves("doing", steps=("begin", "doing")), id="it does not move on"),
     pytest.param(TOLERANT, {**TASK, "state": "doing"}, "begin", {}, Refuses(), id="it would be ignored"),
     pytest.param(CATCHING, TASK, "begin", {}, Refuses(), id="it catches an error, and stays"),
-    pytest.param(CATCHING, {**TASK, "state": "doing"}, "stop", {}, Moves("done"), id="it moves by an error"),
+    pytest.param(CATCHING, {**TASK, "state": "doing"}, "stop", {}, BY_ERROR, id="it moves by an error"),
 ]
 
 
@@ -163,3 +195,23 @@ def test_what_raises_is_told(mapping: MachineMapping, values: dict[str, Any], ev
 def test_which_states_an_event_leaves() -> None:
     """Guards do not count."""
     assert [state for state in CROSSING.states if leaves(CROSSING, state, "stop")] == ["green", "yellow"]
+
+
+def test_which_guards_it_has_and_where_it_leads() -> None:
+    """Guards as the machine spells them, and each target."""
+    assert guards_of(CROSSING, "green", "step") == {"!broken"}
+    assert guards_of(CROSSING, "yellow", "step") == set()
+    assert targets_of(ORDERS, "paid 100%", "ship") == {"sent", "held"}
+
+
+def test_what_varies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column in which a callback writes now this, now that, as by chance or by the clock."""
+    numbers = iter(range(1000))
+
+    def on_begin(_machine: object, model: Task) -> None:
+        model.note = str(next(numbers) // 3)
+
+    monkeypatch.setattr(Calling, "on_begin", on_begin)
+
+    assert varies(CALLING, TASK, "begin", {}, "note")
+    assert not varies(CALLING, TASK, "begin", {}, "tags")

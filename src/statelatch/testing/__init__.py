@@ -1,5 +1,6 @@
 """A test kit for state machines in databases: faults, histories, paths, and rules for machines of your own."""
 
+from statelatch.testing.calls import LifecycleError
 from statelatch.testing.conflicts import Conflict, simulate_conflict
 from statelatch.testing.fault import Fault, FaultNotFiredError, InjectionError, ProcessDied
 from statelatch.testing.history import HistoryError, check_history
@@ -10,7 +11,6 @@ from statelatch.testing.paths import Path, Step, paths
 from statelatch.testing.proxy import Proxy
 from statelatch.testing.recorder import Recorder
 from statelatch.testing.rules import lifecycle_rules
-from statelatch.testing.verdicts import LifecycleError
 
 __all__ = [
     "Conflict",

@@ -6,7 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import Column, Integer, SmallInteger, String, Uuid
+from sqlalchemy import Column, Enum, Integer, SmallInteger, String, Uuid
 
 from statelatch.errors import ConfigurationError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["missing", "new_key"]
+__all__ = ["missing", "new_key", "unused_key"]
 
 
 def new_key(mapping: MachineMapping, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +31,16 @@ def new_key(mapping: MachineMapping, values: Mapping[str, Any]) -> dict[str, Any
         )
     keys = zip(mapping.key_attributes, mapping.key_columns, strict=True)
     return {name: _made_up(column) for name, column in keys if name not in values and not _is_filled(column)}
+
+
+def unused_key(mapping: MachineMapping) -> Any:
+    """A key that no row has: by chance.
+
+    Raises:
+        ConfigurationError: it is of a type of which no value can be made up.
+    """
+    made = [_made_up(column) for column in mapping.key_columns]
+    return tuple(made) if len(made) > 1 else made[0]
 
 
 def missing(mapping: MachineMapping) -> list[str]:
@@ -57,7 +67,7 @@ def _made_up(column: Column[Any]) -> object:
         return uuid4() if kind.as_uuid else str(uuid4())
     if isinstance(kind, Integer):
         return secrets.randbelow(2 ** (15 if isinstance(kind, SmallInteger) else 31) - 1) + 1
-    if isinstance(kind, String):
+    if isinstance(kind, String) and not isinstance(kind, Enum):
         return uuid4().hex[: kind.length]
     raise ConfigurationError(
         f"{column}: expected a key that is an integer, a text or a UUID, found {kind!r}; let `values` draw it"

@@ -11,7 +11,8 @@ and an order exists if and only if moments can be chosen in these windows that n
 is who wrote the versions that nobody claims: each was written by one of those that may have had an effect (`Maybe`).
 Those that can have done *anything* are taken in the order in which their time ends, which is exact: two of them can
 always be exchanged. The others are tried depth first, with a memo; of those that can do the same only the one that was
-called first, for their time has no end.
+called first, for their time has no end. Before, they are all taken for able to do anything: if that does not suffice,
+nothing does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -69,12 +71,14 @@ class Maybe:
     Attributes:
         expected: the version that it can have left; None: any.
         moves: the states that it can have left and reached; None: any.
+        creates: whether it can have made the row, version 1.
     """
 
     called: float
     returned: float = math.inf
     expected: int | None = None
     moves: Moves | None = None
+    creates: bool = True
 
     def reaches(self, states: States) -> States:
         """The states in which it can leave a row that is in one of these."""
@@ -88,11 +92,6 @@ class Maybe:
     def is_anything(self) -> bool:
         """Whether nothing is known of what it did."""
         return self.expected is None and self.moves is None
-
-    @property
-    def ability(self) -> object:
-        """What it can have done: equal where it is the same."""
-        return self.expected, self.moves and frozenset(self.moves.items())
 
 
 Claim = Wrote | Saw | Maybe
@@ -116,26 +115,24 @@ class Node(NamedTuple):
     place: int
     earliest: float
     states: States
-    used: int  # which of those that can have done anything, as bits
-    spent: tuple[int, ...]  # how many of each ability
+    used: int = 0  # which of those that can have done anything, as bits
+    spent: tuple[int, ...] = ()  # of those that can have left any version, how many with each moves
 
 
 LONGEST = 100_000
 """Steps of a search. Beyond, it is given up and the claims are believed: a checker must not accuse on suspicion."""
 
 
-def is_explained(claims: Iterable[Claim], initial: tuple[int, Any] | None = None) -> bool:
+def is_explained(claims: Iterable[Claim], initial: tuple[int, Any] | None = None, *, longest: int = LONGEST) -> bool:
     """Whether an order exists.
 
     Args:
         claims: about one row; a `Maybe` whose time ends can have done anything.
         initial: version and state before all of them; None if that is not known.
+        longest: steps after which the claims are believed.
     """
-    claims = list(claims)
-    able_to_anything = [Maybe(each.called, each.returned) if isinstance(each, Maybe) else each for each in claims]
-    if not _Row(able_to_anything, initial).search():
-        return False  # it is found out without a search
-    return able_to_anything == claims or _Row(claims, initial).search()
+    row = _Row(list(claims), initial)
+    return row.is_possible and row.would_do and (row.is_anything or row.search(longest))
 
 
 class _Row:
@@ -144,7 +141,6 @@ class _Row:
     def __init__(self, claims: Sequence[Claim], initial: tuple[int, Any] | None) -> None:
         self._seen: defaultdict[int, list[Saw]] = defaultdict(list)
         self._wrote: dict[int, Wrote] = {}
-        self._maybe = [claim for claim in claims if isinstance(claim, Maybe)]
         self._is_written_twice = False
         for claim in claims:
             if isinstance(claim, Saw):
@@ -156,48 +152,51 @@ class _Row:
         self._first = min(versions, default=0) if initial is None else initial[0]
         self._last = max(versions, default=self._first)
         self._is_before_first = min(versions, default=self._first) < self._first
-        self._initial = self._states_seen(self._first)
-        if initial is not None:
-            self._initial = _common(self._initial, frozenset({initial[1]}))
+        state = initial[1] if initial else ABSENT
+        known = None if initial is None and self._first else frozenset({state})
+        self._initial = _common(self._states_seen(self._first), known)
+        self._windows = self._windowed()
+        self._unclaimed = [window for window in self._windows if window.wrote is None]
+        self._maybe = self._timely(claim for claim in claims if isinstance(claim, Maybe))
 
     @property
-    def _is_possible(self) -> bool:
+    def is_possible(self) -> bool:
         """Whether versions alone leave a chance."""
-        unclaimed = self._last - self._first - len(self._wrote)
-        return not self._is_written_twice and not self._is_before_first and unclaimed <= len(self._maybe)
+        return not self._is_written_twice and not self._is_before_first and len(self._unclaimed) <= len(self._maybe)
 
-    def _states_seen(self, version: int) -> States:
-        states = {claim.state for claim in self._seen[version]}
-        return (frozenset(states) if len(states) == 1 else frozenset()) if states else None
+    @property
+    def is_anything(self) -> bool:
+        """Whether each `Maybe` can have made any of the versions that nobody claims."""
+        creates = any(window.version == 1 for window in self._unclaimed)
+        return all(each.is_anything and (each.creates or not creates) for each in self._maybe)
 
-    @cached_property
-    def _windows(self) -> list[Window]:
-        """Windows whose bounds never go back: a moment chosen in one leaves those of the others as they are."""
-        windows: list[Window] = []
-        earliest = -math.inf
-        for version in range(self._first + 1, self._last + 1):
-            wrote = self._wrote.get(version)
-            calls = [claim.called for claim in self._seen[version - 1]]
-            returns = [claim.returned for claim in self._seen[version]]
-            if wrote:
-                calls.append(wrote.called)
-                returns.append(wrote.returned)
-            earliest = max(earliest, *calls, -math.inf)
-            windows.append(Window(version, earliest, min([*returns, math.inf]), wrote, self._states_seen(version)))
-        latest = math.inf
-        for number in reversed(range(len(windows))):
-            latest = min(latest, windows[number].latest)
-            windows[number] = windows[number]._replace(latest=latest)
-        return windows
+    @property
+    def would_do(self) -> bool:
+        """Whether an order exists if each `Maybe` is taken for able to do anything."""
+        node: Node | None = Node(0, -math.inf, self._initial)
+        calls = sorted((each.called, each.returned) for each in self._maybe)
+        begun, waiting = 0, list[tuple[float, float]]()
+        while (node := self._advanced(node)) and node.place < len(self._windows):
+            window = self._windows[node.place]
+            earliest = max(node.earliest, window.earliest)
+            while begun < len(calls) and calls[begun][0] <= window.latest:
+                called, returned = calls[begun]
+                heappush(waiting, (returned, called))
+                begun += 1
+            while waiting and waiting[0][0] < earliest:
+                heappop(waiting)
+            if not waiting:
+                return False
+            _, called = heappop(waiting)
+            node = Node(node.place + 1, max(earliest, called), window.seen)
+        return node is not None
 
-    def search(self) -> bool:
+    def search(self, longest: int) -> bool:
         """Whether those that may have had an effect can have made the versions that nobody claims."""
-        if not self._is_possible:
-            return False
         start = Node(0, -math.inf, self._initial, 0, (0,) * len(self._able))
         stack, visited = [start], {start}
         while stack:
-            if len(visited) > LONGEST:
+            if len(visited) > longest:
                 return True
             reached = self._advanced(stack.pop())
             if reached is None:
@@ -209,6 +208,37 @@ class _Row:
                     visited.add(node)
                     stack.append(node)
         return False
+
+    def _states_seen(self, version: int) -> States:
+        states = {claim.state for claim in self._seen.get(version, ())}
+        return (frozenset(states) if len(states) == 1 else frozenset()) if states else None
+
+    def _windowed(self) -> list[Window]:
+        """Windows whose bounds never go back: a moment chosen in one leaves those of the others as they are."""
+        windows: list[Window] = []
+        earliest = -math.inf
+        for version in range(self._first + 1, self._last + 1):
+            wrote = self._wrote.get(version)
+            calls = [claim.called for claim in self._seen.get(version - 1, ())]
+            returns = [claim.returned for claim in self._seen.get(version, ())]
+            if wrote:
+                calls.append(wrote.called)
+                returns.append(wrote.returned)
+            earliest = max(earliest, *calls, -math.inf)
+            windows.append(Window(version, earliest, min([*returns, math.inf]), wrote, self._states_seen(version)))
+        latest = math.inf
+        for number in reversed(range(len(windows))):
+            latest = min(latest, windows[number].latest)
+            windows[number] = windows[number]._replace(latest=latest)
+        return windows
+
+    def _timely(self, maybe: Iterable[Maybe]) -> list[Maybe]:
+        """Those whose time, and version, is that of one that nobody claims."""
+        if not self._unclaimed:
+            return []
+        earliest, latest = self._unclaimed[0].earliest, self._unclaimed[-1].latest
+        left = {None, *(window.version - 1 for window in self._unclaimed)}
+        return [each for each in maybe if each.called <= latest and each.returned >= earliest and each.expected in left]
 
     def _advanced(self, node: Node) -> Node | None:
         """Go over the versions that are claimed, up to one that is not; None where it is no way."""
@@ -232,47 +262,72 @@ class _Row:
     def _choices(self, node: Node) -> Iterator[Node]:
         """Each that may have made the next version."""
         window = self._windows[node.place]
-        if (number := self._next_anything(max(node.earliest, window.earliest), window.latest, node.used)) is not None:
-            states = _common(window.seen, None)
-            yield node._replace(place=node.place + 1, states=states, used=node.used | 1 << number)
+        earliest = max(node.earliest, window.earliest)
+        if (number := self._next_anything(earliest, window, node.used)) is not None:
+            called = max(earliest, self._anything[number].called)
+            yield Node(node.place + 1, called, _common(window.seen, None), node.used | 1 << number, node.spent)
+        for each in self._expecting.get(window.version - 1, ()):
+            yield from self._chosen(each, node, node.spent)
         for kind, alike in enumerate(self._able):
             spent = node.spent[kind]
-            if spent == len(alike) or alike[spent].called > window.latest:
-                continue
-            if alike[spent].expected not in {None, window.version - 1}:
-                continue
-            spending = (*node.spent[:kind], spent + 1, *node.spent[kind + 1 :])
-            states = _common(window.seen, alike[spent].reaches(node.states))
-            earliest = max(node.earliest, alike[spent].called)
-            yield Node(node.place + 1, earliest, states, node.used, spending)
+            if spent < len(alike):
+                yield from self._chosen(alike[spent], node, (*node.spent[:kind], spent + 1, *node.spent[kind + 1 :]))
 
-    def _next_anything(self, earliest: float, latest: float, used: int) -> int | None:
-        """The one whose time ends first of those that may have come between these times and are not used yet."""
-        called, ends, called_by = self._anything
-        begun = called_by[bisect_right(called, latest)]
-        over = bisect_left(ends, earliest)
-        left = (begun & ~used) >> over
+    def _chosen(self, each: Maybe, node: Node, spent: tuple[int, ...]) -> Iterator[Node]:
+        """The next node if this one has made the next version, and may have."""
+        window = self._windows[node.place]
+        if each.called <= window.latest and (each.creates or window.version > 1):
+            states = _common(window.seen, each.reaches(node.states))
+            yield Node(node.place + 1, max(node.earliest, each.called), states, node.used, spent)
+
+    def _next_anything(self, earliest: float, window: Window, used: int) -> int | None:
+        """The one whose time ends first of those that may have come into this window and are not used yet."""
+        called, called_by, creators = self._begun
+        begun = called_by[bisect_right(called, window.latest)]
+        over = bisect_left(self._anything, earliest, key=lambda each: each.returned)
+        left = (begun & ~used & (creators if window.version == 1 else -1)) >> over
         return over + (left & -left).bit_length() - 1 if left else None
 
     @cached_property
-    def _anything(self) -> tuple[list[float], list[float], list[int]]:
-        """Of those that can have done anything: when they were called, and when their time ends, each in order.
+    def _anything(self) -> list[Maybe]:
+        """Those that can have done anything, in the order in which their time ends."""
+        return sorted((each for each in self._maybe if each.is_anything), key=lambda each: each.returned)
 
-        They are numbered as they end; for each number of calls the bits say whose those are.
-        """
-        numbered = sorted((each for each in self._maybe if each.is_anything), key=lambda each: each.returned)
-        calls = sorted((each.called, number) for number, each in enumerate(numbered))
+    @cached_property
+    def _begun(self) -> tuple[list[float], list[int], int]:
+        """When they were called, in order; for each number of calls whose those are, as bits; and who may create."""
+        calls = sorted((each.called, number) for number, each in enumerate(self._anything))
         called_by = list(accumulate((1 << number for _, number in calls), int.__or__, initial=0))
-        return [called for called, _ in calls], [each.returned for each in numbered], called_by
+        creators = sum(1 << number for number, each in enumerate(self._anything) if each.creates)
+        return [called for called, _ in calls], called_by, creators
+
+    @cached_property
+    def _expecting(self) -> dict[int, list[Maybe]]:
+        """By the version that they can have left: of those with the same moves the one that was called first."""
+        first: dict[object, Maybe] = {}
+        for each in self._maybe:
+            ability = each.expected, each.creates, _moving(each)
+            if each.expected is not None and first.setdefault(ability, each).called > each.called:
+                first[ability] = each
+        by_version: defaultdict[int, list[Maybe]] = defaultdict(list)
+        for each in first.values():
+            if each.expected is not None:
+                by_version[each.expected].append(each)
+        return by_version
 
     @cached_property
     def _able(self) -> list[list[Maybe]]:
         """The others, by what they can have done, in the order of their calls."""
         alike: defaultdict[object, list[Maybe]] = defaultdict(list)
         for each in sorted(self._maybe, key=lambda each: each.called):
-            if not each.is_anything:
-                alike[each.ability].append(each)
+            if each.expected is None and not each.is_anything:
+                alike[each.creates, _moving(each)].append(each)
         return list(alike.values())
+
+
+def _moving(each: Maybe) -> object:
+    """Equal where the moves are."""
+    return each.moves and frozenset(each.moves.items())
 
 
 def _common(one: States, other: States) -> States:

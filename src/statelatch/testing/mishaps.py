@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from statelatch.testing.calls import Trouble
 from statelatch.testing.fault import DEADLY, Fault, InjectionError
 
 if TYPE_CHECKING:
@@ -68,10 +70,17 @@ class Mishap:
                 except InjectionError:
                     if self.fault not in DEADLY:
                         break
-            if self.cut_off and injected:
+            if self.cut_off and injected:  # from then on, when the connection is had that is to be cut
                 refusing = injector.inject(Fault.REFUSE, times=ALWAYS, must_fire=False)
-                injected.append(stack.enter_context(refusing))
+                injected.append(refusing)
+                refuse = partial(stack.enter_context, refusing)
+                stack.enter_context(injector.before(self.at, refuse, must_fire=False))
             yield injected
+
+    def trouble(self, injected: Sequence[Injected]) -> Trouble:
+        """What has happened, of that which was to happen."""
+        fired = [bool(each.fired) for each in injected]
+        return Trouble(any(fired), self.cuts and fired[:1] == [True], self.cut_off and fired[1:] == [True])
 
     def _injected(self, injector: FaultInjector, statement: str) -> Injected:
         return injector.inject(self.fault, statement=statement, seconds=SECONDS, dies=self.dies, must_fire=False)
@@ -102,6 +111,8 @@ def mishaps(faults: Collection[Fault], at: Sequence[str]) -> list[Mishap]:
     """
     found: list[Mishap] = []
     for fault in [each for each in Fault if each in faults]:
+        if fault is Fault.SERIALIZATION_FAILURE and at[0] == "SELECT":
+            continue  # only who writes is broken off on each database
         for statement in at if fault in DEADLY else at[:1]:
             found.append(Mishap(fault, statement))
             if fault in DEADLY:

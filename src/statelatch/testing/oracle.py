@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from statemachine.exceptions import TransitionNotAllowed
 
+from statelatch.testing.stored import same
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["Foretold", "Moves", "Raises", "Refuses", "foretell", "leaves"]
+__all__ = ["Foretold", "Moves", "Raises", "Refuses", "foretell", "guards_of", "leaves", "targets_of", "varies"]
+
+RUNS = 10
+"""How often a callback is run to see whether it makes the same each time: a coin shows both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,13 @@ class Moves:
 
     Attributes:
         target: value of the state in which the machine is afterwards.
-        changes: names of the columns that callbacks changed.
+        changes: the columns that callbacks changed.
+        steps: the events that fired and the ids of the states that were entered, in order: what `assigns` may name.
     """
 
     target: Any
-    changes: frozenset[str] = frozenset()
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +65,21 @@ class _Watch:
 
     selected: bool = False
     reached: list[Any] = field(default_factory=list[Any])
+    steps: list[str] = field(default_factory=list[str])
 
     def before_transition(self, event: Any = None) -> None:
         """An eventless transition, which follows by itself, is not the event's."""
         self.selected = self.selected or event is not None
 
-    def on_transition(self, source: State, target: State | None = None) -> None:
+    def on_transition(self, source: State, target: State | None = None, event: Any = None) -> None:
         """An internal transition without a target stays where it is."""
         self.reached.append((target or source).value)
+        if event is not None:
+            self.steps.append(str(event))
+
+    def on_enter_state(self, state: State) -> None:
+        """An internal transition to itself enters nothing."""
+        self.steps.append(state.id)
 
 
 def foretell(mapping: MachineMapping, values: Mapping[str, Any], event: str, params: Mapping[str, Any]) -> Foretold:
@@ -91,18 +105,38 @@ def foretell(mapping: MachineMapping, values: Mapping[str, Any], event: str, par
     source = values[mapping.state]
     if not (watch.selected and watch.reached) or target == source != watch.reached[-1]:
         return Refuses()  # or it caught an error, and stayed where it was
-    changed = (name for name in mapping.columns if getattr(model, name, None) != values.get(name))
-    return Moves(target, frozenset(changed) - {mapping.state})
+    found = {name: getattr(model, name, None) for name in mapping.columns if name != mapping.state}
+    changes = {name: value for name, value in found.items() if not same(value, values.get(name))}
+    return Moves(target, changes, tuple(watch.steps))
+
+
+def varies(
+    mapping: MachineMapping, values: Mapping[str, Any], event: str, params: Mapping[str, Any], column: str
+) -> bool:
+    """Whether callbacks make now this of a column, now that: by chance, or by the clock."""
+    found = [foretell(mapping, values, event, params) for _ in range(RUNS)]
+    made = [each.changes.get(column, values[column]) for each in found if isinstance(each, Moves)]
+    return any(not same(made[0], other) for other in made)
 
 
 def leaves(mapping: MachineMapping, state: object, event: str) -> bool:
     """Whether the machine has a transition from this state by this event, whatever its guards say."""
-    return any(not transition.initial and transition.match(event) for transition in _transitions(mapping, state))
+    return bool(_leaving(mapping, state, event))
+
+
+def guards_of(mapping: MachineMapping, state: object, event: str) -> set[str]:
+    """The guards that may keep the event from leaving this state, as the machine spells them."""
+    return {str(guard) for transition in _leaving(mapping, state, event) for guard in transition.cond}
+
+
+def targets_of(mapping: MachineMapping, state: object, event: str) -> set[Any]:
+    """Where the event may lead from this state by itself, whatever the guards say."""
+    return {(each.target or each.source).value for each in _leaving(mapping, state, event)}
 
 
 def _handles_errors(mapping: MachineMapping) -> bool:
     return any(leaves(mapping, state, "error.execution") for state in mapping.states)
 
 
-def _transitions(mapping: MachineMapping, state: object) -> list[Transition]:
-    return [*mapping.states[state].transitions]
+def _leaving(mapping: MachineMapping, state: object, event: str) -> list[Transition]:
+    return [each for each in mapping.states[state].transitions if not each.initial and each.match(event)]

@@ -61,7 +61,7 @@ class Recorder:
         self.adapter = adapter
         self.history = History() if history is None else history
         self._client = client
-        self._moves: dict[str, Moves] = {}
+        self._moves: dict[str, Moves | None] = {}
 
     def create(self, **columns: Any) -> Snapshot:
         """Insert a row: see `PersistenceAdapter.create`."""
@@ -142,10 +142,10 @@ class Recorder:
             raise
 
     def _moves_of(self, event: str) -> Moves | None:
+        """What the event can do; nothing is known where an eventless transition may come before it."""
         statements = self.adapter.statements
-        if event not in statements.mapping.events:
-            return None
-        if event not in self._moves:
+        if event not in self._moves and event in statements.mapping.events:
             of_event = statements.event(event)
-            self._moves[event] = {source: of_event.reaches(source) for source in of_event.leaves}
-        return self._moves[event]
+            moves = {source: of_event.reaches(source) for source in of_event.leaves}
+            self._moves[event] = moves if of_event.leaves == of_event.sources else None
+        return self._moves.get(event)

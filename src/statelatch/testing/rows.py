@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from statelatch.testing.verdicts import Call, Span, check_log, fail
+from statelatch.testing.calls import Call, Span, fail
+from statelatch.testing.logs import check_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,7 @@ class Version(StrEnum):
         return f"Version.{self.name}"
 
     ANY = "any"  # whatever the row is at
+    CURRENT = "current"  # the row's
     SEEN = "seen"  # the last that this client has learned of: others may have moved the row
     STALE = "stale"  # the one before the row's
     AHEAD = "ahead"  # one that the row has never had
@@ -58,12 +60,6 @@ class Row:
                 self.tokens.add(after.token)
         self.stored = rows[-1]
         check_log(self.stored)
-
-    def jumps(self, stored: Stored) -> None:
-        """It went through several versions at once."""
-        self.tokens.add(stored.token)
-        self.stored = stored
-        check_log(stored)
 
 
 @dataclass(frozen=True)

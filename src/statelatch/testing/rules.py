@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean
-from sqlalchemy.dialects import sqlite
-
 from statelatch.errors import ConfigurationError
-from statelatch.statements import Statements
+from statelatch.testing.drawn import check_changes, check_params, flags, needed_parameters
 from statelatch.testing.fault import Fault
-from statelatch.testing.keys import missing
+from statelatch.testing.keys import missing, new_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -38,10 +35,10 @@ def lifecycle_rules(
 ) -> type[LifecycleRules]:
     """Rules that drive rows of a mapping through everything that several clients and a bad network can do to them.
 
-    There is a rule for each event: any client sends it, for any version, the row's or a stale one, with a fault or
-    without, dies on the way, or is overtaken; for batches; for calls repeated with their tokens; for reading; and for
-    others who write columns without a transition. What an event must do is asked of python-statemachine itself, in
-    memory; the row, and the log, are read by plain SELECTs.
+    There are rules for events that the row takes, and for any: any client sends one, for any version, the row's or a
+    stale one, with a fault or without, dies on the way, or is overtaken; for batches; for calls repeated with their
+    tokens; for reading; and for others who write columns without a transition. What an event must do is asked of
+    python-statemachine itself, in memory; the row, and the log, are read by plain SELECTs.
 
     The class is a test by `TestOrders = lifecycle_rules(mapping, factory).TestCase`, or, within a test of yours that
     has made the database, by `.check(settings)`. Each example makes new rows; the database is not emptied.
@@ -51,9 +48,9 @@ def lifecycle_rules(
         adapter_factory: returns a new `PersistenceAdapter` of this mapping on the test's database, where the tables
             are. Best made from a URL: then each client has connections of its own.
         values: draws the columns of a new row, by attribute name; by default none. A key that is left out is made up.
-        params: draws the parameters of events, by event name; by default none.
+        params: draws the parameters of events, by event name; by default none. Those without a default must be there.
         changes: draws columns that somebody writes without a transition; by default the entity's booleans.
-        faults: those that may happen; by default all that the database can have.
+        faults: those that may happen; by default all that the database can have. Any other is an error.
         clients: how many, at least one.
 
     Returns:
@@ -61,12 +58,17 @@ def lifecycle_rules(
 
     Raises:
         ConfigurationError: the machine has no terminal state, a required column has no values, an event no parameters,
-            or an argument makes no sense; the message says what to pass.
+            or an argument makes no sense; the message says what to pass. What only shows in an example, and that no
+            event was applied in all of them, is one there.
         ImportError: Hypothesis is not installed.
     """
-    _check(mapping, params or {}, values)
-    if clients < 1:
-        raise ConfigurationError(f"clients: expected at least one, found {clients}")
+    needed = needed_parameters(mapping)
+    _check_machine(mapping)
+    _check_values(mapping, values)
+    _check_params(mapping, params or {}, needed)
+    if type(clients) is not int or clients < 1:
+        raise ConfigurationError(f"clients: expected a whole number, at least one, found {clients!r}")
+    asked = None if faults is None else _known(faults)
     try:
         from hypothesis import strategies as st
 
@@ -74,22 +76,28 @@ def lifecycle_rules(
         from statelatch.testing.stateful import rules_of
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}; it comes with: pip install 'statelatch[testing]'") from error
-    drawn = {event: (params or {}).get(event, st.just({})) for event in mapping.events}
-    flags = _flags(mapping)
-    if changes is None and flags:
-        changes = st.one_of(*(st.fixed_dictionaries({name: st.sampled_from(told)}) for name, told in flags.items()))
+    strategies = {f"params[{event!r}]": strategy for event, strategy in (params or {}).items()}
+    for name, strategy in {"values": values, "changes": changes, **strategies}.items():
+        if not isinstance(strategy, st.SearchStrategy | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{name}: expected a strategy, found {strategy!r}; say st.just({strategy!r})")
+    written = flags(mapping) if changes is None else {}
+    if written:
+        changes = st.one_of(*(st.fixed_dictionaries({name: st.sampled_from(told)}) for name, told in written.items()))
     return rules_of(
         mapping,
-        Clients(mapping, adapter_factory),
+        Clients(mapping, adapter_factory, asked or ()),
         values=st.just({}) if values is None else values,
-        params=drawn,
-        changes=changes,
-        faults=frozenset(Fault if faults is None else faults),
+        params={
+            event: (params or {}).get(event, st.just({})).map(check_params(event, names))
+            for event, names in needed.items()
+        },
+        changes=None if changes is None else changes.map(check_changes(mapping)),
+        faults=frozenset(Fault) if asked is None else asked,
         count=clients,
     )
 
 
-def _check(mapping: MachineMapping, params: Mapping[str, Any], values: object) -> None:
+def _check_machine(mapping: MachineMapping) -> None:
     """Refuse what could not work, before any example is run."""
     machine = mapping.machine.__name__
     if not any(state.final for state in mapping.states.values()):
@@ -97,27 +105,40 @@ def _check(mapping: MachineMapping, params: Mapping[str, Any], values: object) -
             f"lifecycle_rules: {machine} has no terminal state, so that nothing would show that one holds; "
             "declare at least one with State(final=True)"
         )
-    if values is None and (lacking := missing(mapping)):
+    if not mapping.events:
+        raise ConfigurationError(
+            f"lifecycle_rules: {machine} has no event, so that nothing could be sent; declare at least one transition "
+            "with an event"
+        )
+
+
+def _check_values(mapping: MachineMapping, values: object) -> None:
+    if values is not None:
+        return
+    if lacking := missing(mapping):
         raise ConfigurationError(
             f"values: {mapping.table} requires {', '.join(lacking)}, and nothing fills it; pass a strategy, for "
             f"instance values=st.fixed_dictionaries({{{lacking[0]!r}: ...}})"
         )
+    new_key(mapping, {})
+
+
+def _check_params(mapping: MachineMapping, params: Mapping[str, Any], needed: Mapping[str, list[str]]) -> None:
     if unknown := [event for event in params if event not in mapping.events]:
+        machine = mapping.machine.__name__
         raise ConfigurationError(f"params: {machine} has no event {unknown[0]!r}; it has {', '.join(mapping.events)}")
-    statements = Statements(mapping, sqlite.dialect())
-    for event in mapping.events:
-        required = [name for name, is_required in statements.event(event).parameters.items() if is_required]
-        if required and event not in params:
+    for event, names in needed.items():
+        if names and event not in params:
             raise ConfigurationError(
-                f"params: the event {event!r} needs {', '.join(required)}; pass a strategy, for instance "
-                f"params={{{event!r}: st.fixed_dictionaries({{{required[0]!r}: ...}})}}"
+                f"params: the event {event!r} needs {', '.join(names)}; pass a strategy, for instance "
+                f"params={{{event!r}: st.fixed_dictionaries({{{names[0]!r}: ...}})}}"
             )
 
 
-def _flags(mapping: MachineMapping) -> dict[str, list[bool | None]]:
-    """The boolean columns that anybody may write, and what."""
-    return {
-        name: [False, True, None] if column.nullable else [False, True]
-        for name, column in mapping.columns.items()
-        if isinstance(column.type, Boolean) and name not in mapping.kept and name != mapping.state
-    }
+def _known(faults: Collection[Fault]) -> frozenset[Fault]:
+    names = ", ".join(f"Fault.{fault.name}" for fault in Fault)
+    if isinstance(faults, str):
+        raise ConfigurationError(f"faults: expected several, found {faults!r} alone; pass a list, of {names}")
+    if unknown := [each for each in faults if not isinstance(each, Fault)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"faults: expected some of {names}, found {unknown[0]!r}")
+    return frozenset(faults)

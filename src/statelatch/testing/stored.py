@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+import pickle
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import ClauseElement, bindparam, select, tuple_
 from sqlalchemy import inspect as inspect_entity
+from sqlalchemy.exc import SQLAlchemyError
 
 from statelatch.closing import Closing
+from statelatch.expressions import now
 from statelatch.log import key_attributes, log_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from sqlalchemy import Column, ColumnElement, Connection, Engine, Select
@@ -21,10 +26,10 @@ if TYPE_CHECKING:
 
     from statelatch.mapping import MachineMapping
 
-__all__ = ["Stored", "Table"]
+__all__ = ["Stored", "Table", "same"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stored:
     """A row, and its log if there is one.
 
@@ -35,6 +40,8 @@ class Stored:
         token: of the last transition.
         values: every column, by attribute name.
         log: its entries, by attribute name, in the order of their versions; None without a log.
+        read_at: when it was read, by the database's clock.
+        converted: what its database makes of a value in one of its columns.
     """
 
     key: Any
@@ -43,9 +50,50 @@ class Stored:
     token: UUID | None
     values: Mapping[str, Any]
     log: tuple[Mapping[str, Any], ...] | None
+    read_at: datetime | None = field(default=None, repr=False)
+    converted: Callable[[str, Any], Any] | None = field(default=None, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the row is the same; it may have been read at another time."""
+        if not isinstance(other, Stored) or _known_by(self) != _known_by(other):
+            return False
+        return all(same(value, other.values[name]) for name, value in self.values.items()) and same(self.log, other.log)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def holds(self, name: str, value: object) -> bool:
+        """Whether this column is what its database makes of a value: rounded, or as its type reads it back.
+
+        Of an SQL expression, and of a type that makes something else of a value each time, nothing is known.
+        """
+        found = self.values[name]
+        if same(value, found) or isinstance(value, ClauseElement):
+            return True
+        if self.converted is None:
+            return False
+        try:
+            made = self.converted(name, value)
+            return same(made, found) or not same(made, self.converted(name, value))
+        except SQLAlchemyError:  # it does not take the value
+            return False
 
 
-KEYS = "keys"
+def same(one: object, other: object) -> bool:
+    """Whether two values are equal, or, as NaN and objects without an equality are not, pickled alike."""
+    with suppress(Exception):
+        if one == other:
+            return True
+    with suppress(Exception):
+        return pickle.dumps(one) == pickle.dumps(other)
+    return False
+
+
+def _known_by(row: Stored) -> tuple[object, ...]:
+    return row.key, row.state, row.version, row.token
+
+
+KEYS = "latch_keys"
+READ_AT = "latch_read_at"
 
 
 class Table(Closing):
@@ -73,7 +121,7 @@ class Table(Closing):
         if not keys:
             return []
         mapping = self._mapping
-        rows = self._read(self._select, keys)
+        rows = [(row.pop(READ_AT), row) for row in self._read(self._select, keys)]
         logs = self._logs(keys)
         return [
             Stored(
@@ -83,15 +131,17 @@ class Table(Closing):
                 token=row[mapping.token],
                 values=row,
                 log=None if logs is None else tuple(logs.get(key, ())),
+                read_at=at,
+                converted=partial(self.converted, key),
             )
-            for row in rows
+            for at, row in rows
         ]
 
     @cached_property
     def _select(self) -> Select[Any]:
         mapping = self._mapping
         columns = (column.label(name) for name, column in mapping.columns.items())
-        return select(*columns).where(_is_one_of(mapping.key_columns))
+        return select(*columns, now().label(READ_AT)).where(_is_one_of(mapping.key_columns))
 
     @cached_property
     def _select_log(self) -> Select[Any]:
@@ -115,6 +165,21 @@ class Table(Closing):
         update = table.update().where(_is_one_of(mapping.key_columns)).values(changes)
         self._connection.execute(update, {KEYS: [key]})
 
+    def converted(self, key: object, name: str, value: object) -> Any:
+        """What the database makes of a value in a column of this row, which stays as it is.
+
+        Raises:
+            SQLAlchemyError: it does not take the value.
+        """
+        column = self._mapping.columns[name].label(name)
+        self._connection.exec_driver_sql("BEGIN")
+        try:
+            self.change(key, {name: value})
+            (row,) = self._read(select(column).where(_is_one_of(self._mapping.key_columns)), [key])
+        finally:
+            self._connection.exec_driver_sql("ROLLBACK")
+        return row[name]
+
     def close(self) -> None:
         """Close the connection."""
         if "_connection" in vars(self):
@@ -130,7 +195,7 @@ class Table(Closing):
             logs.setdefault(tuple(key) if len(key) > 1 else key[0], []).append(entry)
         return logs
 
-    def _read(self, query: Select[Any], keys: Sequence[object]) -> list[Mapping[str, Any]]:
+    def _read(self, query: Select[Any], keys: Sequence[object]) -> list[dict[str, Any]]:
         found = self._connection.execute(query, {KEYS: list(keys)})
         return [dict(row) for row in cast("Iterable[Mapping[str, Any]]", found.mappings())]
 

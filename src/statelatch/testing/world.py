@@ -6,49 +6,45 @@ are new ones in each world, so that no database has to be emptied.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from statelatch.errors import (
     BatchInterruptedError,
     ConfigurationError,
-    ConnectionFailureError,
     OutcomeUnknownError,
+    Phase,
+    RowNotFoundError,
     StaleVersionError,
 )
-from statelatch.reasons import has_eventless
 from statelatch.records import Request, Snapshot, Transitioned
+from statelatch.testing.batches import check_batch
+from statelatch.testing.calls import Call, Span, Trouble, fail
+from statelatch.testing.creations import check_created, check_snapshot, check_taken, is_failure
+from statelatch.testing.crowd import Crowd, answer_of
 from statelatch.testing.fault import ProcessDied
-from statelatch.testing.keys import new_key
-from statelatch.testing.mishaps import Change, Mishap, Overtaking, overtaken
+from statelatch.testing.keys import new_key, unused_key
+from statelatch.testing.logs import check_history, check_log
 from statelatch.testing.rows import Asked, Attempt, Row, Version
-from statelatch.testing.verdicts import Call, Span, check_answer, check_batch, check_log, fail
+from statelatch.testing.verdicts import check_again, check_answer, check_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from statelatch.adapter import PersistenceAdapter
     from statelatch.mapping import MachineMapping
     from statelatch.testing.clients import Clients
-    from statelatch.testing.injected import Injected
+    from statelatch.testing.mishaps import Change, Mishap, Overtaking
     from statelatch.testing.stored import Stored
 
 __all__ = ["World"]
 
 TRIES = 5
 """How often a key may be taken already."""
-
-
-class Outcome(NamedTuple):
-    """What became of a call."""
-
-    answer: object
-    spans: list[Span]
-    struck: bool
 
 
 class World:
@@ -65,14 +61,11 @@ class World:
         self.rows: list[Row] = []
         self._pool = clients
         self._table = clients.table
-        self._clients = [clients.take() for _ in range(count)]
-        self._another = clients.take()
+        self._crowd = Crowd(mapping, clients, count)
 
     def leave(self) -> None:
         """Let the next world have the clients."""
-        for client in (*self._clients, self._another):
-            self._pool.give_back(client)
-        self._clients.clear()
+        self._crowd.leave()
         self._pool.close()
 
     def check(self) -> None:
@@ -90,20 +83,34 @@ class World:
     # -- steps ----------------------------------------------------------------------------------------------------
 
     def create(self, client: int, values: Mapping[str, Any], mishap: Mishap | None) -> Row | None:
-        """A client inserts a row; None if there is none in the end.
+        """A client inserts a row; None if a fault was in the way.
 
         Raises:
-            ConfigurationError: the values have the key of a row that is there already.
+            ConfigurationError: a constraint was. To go on without a row is impossible: Hypothesis draws the same values
+                again, and expects the same to be possible after them.
         """
         for _ in range(TRIES):
             columns = {**new_key(self.mapping, values), **values}
-            insert = partial(self._clients[client].adapter.create, **columns)
-            answer, struck = self._struck(client, mishap, insert)
-            if not isinstance(answer, IntegrityError):
-                return self._created(client, columns, answer, struck=struck)
+            has_key = columns.keys() >= set(self.mapping.key_attributes)
+            key = self.mapping.key_of(columns) if has_key else None
+            before = None if key is None else self._table.row(key)
+            answer, trouble = self._crowd.told(client, mishap, partial(_create, columns))
+            stored = self._made(key, answer)
+            if before is not None:
+                check_taken(before, stored, answer, trouble)
+                continue
+            check_created(self.mapping, columns, answer, stored, trouble)
+            if isinstance(answer, IntegrityError):
+                continue
+            if isinstance(answer, OutcomeUnknownError) and stored is not None and answer.token is not None:
+                landed = self._crowd.another.verify(answer.token, stored.key)
+                if not landed:
+                    fail("verify of create", "True: the row is there", landed)
+            return None if stored is None else self._adopted(client, stored)
         raise ConfigurationError(
             f"values: no row could be inserted, because it breaks a constraint: {dict(values)}. Rows of earlier "
-            "examples are still there: leave out the key, or draw what is unique from many values."
+            "examples are still there, and Hypothesis draws simple values again and again: leave out the key, and make "
+            "what is unique anew each time, by st.builds(uuid4), or st.builds(secrets.randbelow, st.just(2**31))."
         )
 
     def send(
@@ -116,13 +123,11 @@ class World:
         overtaken_by: Overtaking | Change | None = None,
     ) -> Attempt | None:
         """A client sends an event; None if the call cannot be repeated."""
-        row, call = asked.row, self._call(client, asked, uuid4() if own_token else None)
-        answer, spans, struck = self._sent(client, row, call, mishap, overtaken_by)
-        done = check_answer(self.mapping, call, answer, spans, struck=struck)
+        row, call = asked.row, self._call(client, asked, own_token=own_token)
+        answer, spans, trouble = self._crowd.sent(client, row.stored, call, mishap, overtaken_by)
+        done = check_answer(self.mapping, call, answer, spans, trouble)
         row.becomes(*(stored for span in spans for stored in span))
         self._learn(client, row, answer)
-        if isinstance(answer, ProcessDied):
-            self._succeed(client)
         token = answer.token if isinstance(answer, OutcomeUnknownError) else call.token
         if token is None:
             return None
@@ -131,6 +136,20 @@ class World:
             self._verify(attempt, answer)
             self.repeat(None, attempt)
         return attempt if own_token else None
+
+    def send_to_nobody(self, client: int, event: str, params: Mapping[str, Any]) -> None:
+        """A client sends an event to a row that is not there; nothing, if no key can be made up."""
+        try:
+            key = unused_key(self.mapping)
+        except ConfigurationError:
+            return
+        if self._table.row(key) is not None:
+            return
+        answer, _ = self._crowd.told(client, None, lambda adapter: adapter.send(key, event, **params))
+        if not isinstance(answer, RowNotFoundError) or answer.key != key:
+            fail(f"{event!r} to {key!r}", "that there is no such row", repr(answer))
+        if (stored := self._table.row(key)) is not None:
+            fail(f"{event!r} to {key!r}", "no row, as before", stored)
 
     def repeat(self, client: int | None, attempt: Attempt) -> None:
         """A client repeats a call with its token; None is one that has done nothing else.
@@ -141,75 +160,60 @@ class World:
         has_moved_on = done is not None and row.stored.version != done.after.version
         if has_moved_on and self.mapping.log is None and call.expected_version is None:
             return
-        answer, spans, _ = self._sent(client, row, call, None, None)
+        answer, spans, _ = self._crowd.sent(client, row.stored, call)
         if done is None:
-            attempt.done = check_answer(self.mapping, call, answer, spans, struck=False)
+            attempt.done = check_answer(self.mapping, call, answer, spans)
             row.becomes(spans[-1].after)
             return
         if spans[-1].after != row.stored:
             fail(f"{call}, repeated with its token", "the row as it was: it had been applied", spans[-1].after)
         if not has_moved_on or self.mapping.log is not None:
-            _check_again(call, answer, done)
+            check_again(call, answer, done)
         elif not isinstance(answer, StaleVersionError | OutcomeUnknownError):
             fail(f"{call}, repeated with its token", f"stale, or unknown, at version {row.stored.version}", answer)
 
     def load(self, client: int, row: Row, mishap: Mishap | None) -> None:
-        """A client reads a row."""
+        """A client reads a row, and its history."""
         key = row.stored.key
-        answer, struck = self._struck(client, mishap, lambda: self._clients[client].adapter.load(key))
+        answer, trouble = self._crowd.told(client, mishap, lambda adapter: adapter.load(key))
         if isinstance(answer, Snapshot):
-            _check_snapshot(answer, row.stored)
+            check_snapshot(answer, row.stored)
             row.seen[client] = answer.version
-        elif not (struck and _is_failure(answer)):
+        elif not (trouble.struck and is_failure(answer)):
             fail(f"load of {key!r}", f"version {row.stored.version}", repr(answer))
-        if isinstance(answer, ProcessDied):
-            self._succeed(client)
+        if self.mapping.log is not None:
+            check_history(row.stored, self._crowd.adapter(client).history(key))
 
     def send_batch(self, client: int, requests: Sequence[Asked], mishap: Mishap | None) -> None:
-        """A client sends many events at once; what was interrupted, another sends again.
+        """A client sends many events at once, every other with a token; what was interrupted, another sends again.
 
         Events that need Python, which a batch refuses, are left out.
         """
-        calls = [(asked.row, self._call(client, asked)) for asked in requests]
-        calls = [(row, call) for row, call in calls if call.compiled]
+        asked = [each for each in requests if self._is_compiled(each.event)]
+        calls = [self._call(client, each, own_token=n % 2 == 0) for n, each in enumerate(asked)]
         if not calls:
             return
-        batch = [Request(call.key, call.event, call.expected_version, call.params) for _, call in calls]
-        answer, struck = self._struck(client, mishap, lambda: self._clients[client].adapter.send_batch(batch))
-        if isinstance(answer, ProcessDied):
-            self._succeed(client)
-        answers = self._answers(answer, len(calls), struck=struck)
-        for row in dict.fromkeys(row for row, _ in calls):
-            own = [(call, told) for (each, call), told in zip(calls, answers, strict=True) if each is row]
-            span = Span(row.stored, self._read(row.stored.key))
-            check_batch(self.mapping, own, span, struck=struck)
-            row.becomes(span.after) if len(own) == 1 else row.jumps(span.after)
-
-    def _answers(self, answer: object, count: int, *, struck: bool) -> list[object]:
-        """An answer for each request: those that a fault has left without one are sent again, and not struck."""
-        if isinstance(answer, list):
-            return cast("list[object]", answer)
-        if not (struck and _is_failure(answer)):
-            fail("send_batch", f"{count} answers", repr(answer))
-        if not isinstance(answer, BatchInterruptedError):
-            return [answer] * count
-        again = answer_of(lambda: self._another.adapter.send_batch(answer.requests))
-        if not isinstance(again, list):
-            fail("send_batch, sent again without a fault", f"{len(answer.requests)} answers", repr(again))
-        rest = iter(cast("list[object]", again))
-        return [next(rest) if told is None else told for told in answer.answers]
+        batch = [_request(call) for call in calls]
+        answer, trouble = self._crowd.told(client, mishap, lambda adapter: adapter.send_batch(batch))
+        answers = self._answers(answer, len(calls), trouble)
+        for row in dict.fromkeys(each.row for each in asked):
+            told = [(call, each) for call, each in zip(calls, answers, strict=True) if call.key == row.stored.key]
+            spans = check_batch(self.mapping, told, Span(row.stored, self._crowd.read(row.stored.key)), trouble)
+            row.becomes(*(stored for span in spans for stored in span))
+            self._send_again(row, told, spans)
 
     def change(self, row: Row, values: Mapping[str, Any]) -> None:
         """Somebody writes columns of a row, which is no transition."""
         self._table.change(row.stored.key, values)
-        row.becomes(self._read(row.stored.key))
+        row.becomes(self._crowd.read(row.stored.key))
 
     # -- how they are done ----------------------------------------------------------------------------------------
 
-    def _call(self, client: int, asked: Asked, token: UUID | None = None) -> Call:
+    def _call(self, client: int, asked: Asked, *, own_token: bool) -> Call:
         row, current = asked.row, asked.row.stored.version
         versions = {
             Version.ANY: None,
+            Version.CURRENT: current,
             Version.SEEN: row.seen.get(client, 1),
             Version.STALE: current - 1,
             Version.AHEAD: current + 1,
@@ -219,62 +223,41 @@ class World:
             event=asked.event,
             params=asked.params,
             expected_version=versions[asked.version],
-            token=token,
-            compiled=self._another.adapter.explain(asked.event).compiled,
+            token=uuid4() if own_token else None,
+            compiled=self._is_compiled(asked.event),
         )
 
-    def _struck(self, client: int, mishap: Mishap | None, call: Callable[[], object]) -> tuple[object, bool]:
-        """Call it, while this goes wrong; what it answers, and whether something went wrong."""
-        with ExitStack() as stack:
-            injector = self._clients[client].injector
-            injected = stack.enter_context(mishap.strike(injector)) if mishap else []
-            return answer_of(call), any(each.fired for each in injected)
+    def _is_compiled(self, event: str) -> bool:
+        return self._crowd.another.explain(event).compiled
 
-    def _sent(
-        self, client: int | None, row: Row, call: Call, mishap: Mishap | None, other: Overtaking | Change | None
-    ) -> Outcome:
-        """Send it, while this goes wrong and somebody is faster."""
-        one = self._another if client is None else self._clients[client]
-        between: list[Stored] = []
-        errors: list[BaseException] = []
+    def _answers(self, answer: object, count: int, trouble: Trouble) -> list[object]:
+        """An answer for each request: those that a fault has left without one are sent again, by another client."""
+        if isinstance(answer, list):
+            return cast("list[object]", answer)
+        if not (trouble.struck and is_failure(answer)):
+            fail("send_batch", f"{count} answers", repr(answer))
+        if not isinstance(answer, BatchInterruptedError):
+            return [answer] * count
+        if answer.phase is Phase.COMMIT:
+            check_unknown("send_batch", answer, trouble)
+        rest = iter(_batched(self._crowd.another, answer.requests))
+        return [next(rest) if told is None else told for told in answer.answers]
 
-        def act() -> None:
-            assert other is not None, "else nobody would act"  # noqa: S101
-            try:
-                between.extend(self._overtake(call.key, other))
-            except BaseException as error:
-                errors.append(error)
-                raise
-
-        injected: list[Injected] = []
-        with ExitStack() as stack:
-            if mishap:
-                injected = stack.enter_context(mishap.strike(one.injector))
-            if other:
-                stack.enter_context(overtaken(one.injector, act, after=injected if mishap and mishap.cuts else None))
-            answer = answer_of(
-                lambda: one.adapter.send(
-                    call.key, call.event, expected_version=call.expected_version, token=call.token, **call.params
-                )
-            )
-        if errors:
-            raise errors[0]  # the call may have made something else of it
-        rows = [row.stored, *between, self._read(call.key)]
-        spans = [Span(before, after) for before, after in zip(rows[::2], rows[1::2], strict=True)]
-        return Outcome(answer, spans, any(each.fired for each in injected))
-
-    def _overtake(self, key: object, other: Overtaking | Change) -> tuple[Stored, Stored]:
-        """Somebody else is faster; the row before and after."""
-        before = self._read(key)
-        if isinstance(other, Change):
-            self._table.change(key, other.values)
-            return before, self._read(key)
-        adapter = self._another.adapter
-        call = Call(key=key, event=other.event, params=other.params, compiled=adapter.explain(other.event).compiled)
-        answer = answer_of(lambda: adapter.send(key, other.event, **other.params))
-        after = self._read(key)
-        check_answer(self.mapping, call, answer, [Span(before, after)], struck=False)
-        return before, after
+    def _send_again(self, row: Row, told: Sequence[tuple[Call, object]], spans: Sequence[Span]) -> None:
+        """Requests with tokens that have been applied are not applied again, and have the same answer."""
+        done = [
+            (call, span)
+            for (call, answer), span in zip(told, spans, strict=False)
+            if call.token is not None and isinstance(answer, Transitioned)
+            if self.mapping.log is not None or span.after.version == row.stored.version
+        ]
+        if not done:
+            return
+        answers = _batched(self._crowd.another, [_request(call) for call, _ in done])
+        for (call, span), answer in zip(done, answers, strict=True):
+            check_again(call, answer, span)
+        if (stored := self._crowd.read(row.stored.key)) != row.stored:
+            fail("send_batch, sent again with its tokens", row.stored, stored)
 
     def _verify(self, attempt: Attempt, answer: OutcomeUnknownError | ProcessDied) -> None:
         """Ask, over another connection, what became of a call: it must be the truth."""
@@ -282,7 +265,7 @@ class World:
         assert call.token is not None, "an attempt has one"  # noqa: S101
         expected = answer.expected_version if isinstance(answer, OutcomeUnknownError) else call.expected_version
         try:
-            landed = self._another.adapter.verify(call.token, call.key, event=call.event, expected_version=expected)
+            landed = self._crowd.another.verify(call.token, call.key, event=call.event, expected_version=expected)
         except OutcomeUnknownError as error:
             is_last = done is not None and done.after.version == attempt.row.stored.version
             if self.mapping.log is not None or is_last or attempt.row.stored.version == 1:
@@ -291,39 +274,16 @@ class World:
         if landed != (done is not None):
             fail(f"verify of {call}", f"{not landed}: the row is at {attempt.row.stored}", landed)
 
-    def _created(self, client: int, columns: Mapping[str, Any], answer: object, *, struck: bool) -> Row | None:
-        """The row that a client's INSERT has left, after a check of its answer."""
-        mapping = self.mapping
-        told = answer if isinstance(answer, Snapshot | OutcomeUnknownError) else None
-        key = told.key if told else None
-        if key is None and columns.keys() >= set(mapping.key_attributes):
-            key = mapping.key_of(columns)
-        if key is None and isinstance(answer, OutcomeUnknownError) and answer.token:
+    def _made(self, key: object, answer: object) -> Stored | None:
+        """The row that a client's INSERT has left, as far as it can be found."""
+        if isinstance(answer, Snapshot | OutcomeUnknownError) and answer.key is not None:
+            key = answer.key
+        if key is None and isinstance(answer, OutcomeUnknownError) and answer.token is not None:
             key = self._table.key_of(answer.token)
-        stored = None if key is None else self._table.row(key)
-        if isinstance(answer, ProcessDied):
-            self._succeed(client)
-        elif isinstance(answer, Snapshot):
-            if stored is None:
-                fail("create", f"the row {answer.key!r}, as it was answered", "none")
-            _check_snapshot(answer, stored)
-        elif not (struck and _is_failure(answer)):
-            if isinstance(answer, ConnectionFailureError):
-                fail("create", "an answer: the database was there", repr(answer))
-            raise ConfigurationError(f"values: create({columns}) raised {answer!r}") from _raised(answer)
-        elif stored is not None and not isinstance(answer, OutcomeUnknownError):
-            fail("create", f"no row: it was answered {type(answer).__name__}", stored)
-        if isinstance(answer, OutcomeUnknownError) and key is not None and answer.token is not None:
-            landed = self._another.adapter.verify(answer.token, key)
-            if landed != (stored is not None):
-                fail("verify of create", stored is not None, landed)
-        return None if stored is None else self._adopted(client, stored)
+        return None if key is None else self._table.row(key)
 
     def _adopted(self, client: int, stored: Stored) -> Row:
         """A new row, which everybody knows to be at version 1."""
-        initial = self.mapping.initial
-        if stored.version != 1 or not (stored.state == initial or has_eventless(self.mapping)):
-            fail("create", f"version 1 in state {initial!r}", f"version {stored.version} in state {stored.state!r}")
         row = Row(stored, {client: 1}, {stored.token})
         check_log(stored)
         self.rows.append(row)
@@ -336,46 +296,18 @@ class World:
         elif isinstance(answer, StaleVersionError):
             row.seen[client] = answer.actual_version
 
-    def _succeed(self, client: int) -> None:
-        """Another process takes the place of one that died."""
-        self._pool.dead(self._clients[client])
-        self._clients[client] = self._pool.born()
 
-    def _read(self, key: object) -> Stored:
-        stored = self._table.row(key)
-        if stored is None:
-            fail(f"the row {key!r}", "to be there", "none")
-        return stored
+def _create(columns: Mapping[str, Any], adapter: PersistenceAdapter) -> Snapshot:
+    return adapter.create(**columns)
 
 
-def answer_of(call: Callable[[], object]) -> object:
-    """What is returned, or raised."""
-    try:
-        return call()
-    except (Exception, ProcessDied) as error:  # noqa: BLE001  it is the answer
-        return error
+def _request(call: Call) -> Request:
+    return Request(call.key, call.event, call.expected_version, call.params, call.token)
 
 
-def _is_failure(answer: object) -> bool:
-    """Whether a call failed as it may after a fault: a driver's error is none that another connection would mend."""
-    return isinstance(answer, ConnectionFailureError | ProcessDied | DBAPIError)
-
-
-def _raised(answer: object) -> BaseException | None:
-    return answer if isinstance(answer, BaseException) else None
-
-
-def _check_snapshot(snapshot: Snapshot, stored: Stored) -> None:
-    told = snapshot.key, snapshot.state, snapshot.version, dict(snapshot.values)
-    if told != (stored.key, stored.state, stored.version, dict(stored.values)):
-        fail(f"the snapshot of {stored.key!r}", stored, snapshot)
-
-
-def _check_again(call: Call, answer: object, done: Span) -> None:
-    """A repeated call is told what the first has done."""
-    expected = done.before.state, done.after.state, done.after.version, done.after.token
-    if not isinstance(answer, Transitioned):
-        fail(f"{call}, repeated with its token", f"what it had done, {expected}", repr(answer))
-    told = answer.source, answer.target, answer.version, answer.token
-    if told != expected:
-        fail(f"{call}, repeated with its token", f"what it had done, {expected}", told)
+def _batched(adapter: PersistenceAdapter, requests: Sequence[Request]) -> list[object]:
+    """The answers to a batch that no fault strikes."""
+    answer = answer_of(lambda: adapter.send_batch(requests))
+    if not isinstance(answer, list):
+        fail("send_batch, sent again without a fault", f"{len(requests)} answers", repr(answer))
+    return cast("list[object]", answer)
