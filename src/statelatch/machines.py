@@ -8,7 +8,10 @@ nothing can be flushed. What it may not do is load more: a relationship that was
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import inspect as inspect_entity
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from statemachine.transition import Transition
 
 __all__ = ["Recorder", "build_machine", "detached", "empty", "fill", "refuse_in_event_loop"]
+
+BUILDING = RLock() if sys.version_info < (3, 12) else nullcontext()
+"""A machine that is built parses its guards, and in Python 3.11 threads that parse at the same time break each other
+off with a `SystemError` (https://github.com/python/cpython/issues/106905)."""
 
 
 @dataclass(slots=True)
@@ -58,7 +65,8 @@ def build_machine(
     Raises:
         RequestError: its callbacks are coroutines, and this thread's event loop is running already.
     """
-    instance = machine(cast("Any", model), state_field=state_field, listeners=list(listeners))
+    with BUILDING:
+        instance = machine(cast("Any", model), state_field=state_field, listeners=list(listeners))
     refuse_in_event_loop(instance)
     if instance.catch_errors_as_events and not framework.handles_errors(machine):
         instance.catch_errors_as_events = False
