@@ -417,6 +417,67 @@ def test_engine_arguments_are_injected(name: str) -> None:
     assert seen[name] != "mine"
 
 
+def tell(why: int) -> None:
+    """A function that is no method."""
+    assert why
+
+
+class Wanting(StateMachine):
+    """Guards and callbacks that take the event's parameters in each way."""
+
+    a = State(initial=True)
+    b = State(final=True)
+
+    go = a.to(b, cond=["enough", "weighed"], unless="blocked and fixed", on=tell)
+
+    def enough(self, amount: int, event: Event) -> bool:
+        return amount > 0 and event == "go"
+
+    @classmethod
+    def blocked(cls, by: str = "") -> bool:
+        return bool(by)
+
+    @staticmethod
+    def fixed(when: int, *rest: int, **more: int) -> bool:
+        return bool(when or rest or more)
+
+    def after_go(self, *, note: str) -> None:
+        assert note
+
+
+class Weighing(Row):
+    """Its model's class."""
+
+    def weighed(self, weight: int) -> bool:
+        """A guard on the model."""
+        return weight > 0
+
+
+def test_which_arguments_callbacks_take() -> None:
+    """Those that the engine looks for by name among the event's parameters; the others it gives by itself."""
+    (transition,) = Wanting.a.transitions
+    taken = [
+        (each.name, each.default is each.empty)
+        for spec in framework.callbacks_of(transition)
+        for each in framework.arguments_of(spec, Wanting, Weighing)
+    ]
+    assert sorted(taken) == [
+        ("amount", True),
+        ("by", False),
+        ("note", True),
+        ("weight", True),
+        ("when", True),
+        ("why", True),
+    ]
+
+    scale = Weighing("a")
+    machine = Wanting(scale)
+    with pytest.raises(TypeError, match="amount"):
+        framework.send(machine, "go", {"weight": 1, "when": 0, "why": 1, "note": "x"})
+    framework.send(machine, "go", {"amount": 1, "weight": 1, "when": 0, "why": 1, "note": "x"})
+    assert scale.state == "b"
+
+
 class Slow(StateChart[Any]):
     """Events declared in each way."""
 
