@@ -116,10 +116,13 @@ class Server:
                 connection.exec_driver_sql(statement)
 
     def processes(self) -> list[psutil.Process]:
-        """The server's processes, the first of them first."""
+        """The server's processes, the first of them first; none if it has just ended by itself."""
         assert self._keeper is not None, "it is not running"
-        (server, *_) = (each for each in psutil.Process(self._keeper.pid).children() if each.name() != "sh")
-        return [server, *server.children(recursive=True)]
+        with suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(self._keeper.pid).children():
+                if each.name() != "sh":
+                    return [each, *each.children(recursive=True)]
+        return []
 
     def kill(self) -> int:
         """SIGKILL all of its processes, wait until they are gone, and count them; the data stay.
