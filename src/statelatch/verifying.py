@@ -11,7 +11,8 @@ still writing it is waited for, in a time limit.
 - Otherwise our token may have been written and overwritten: the log tells. Without one, nobody can: `OvertakenError`.
 
 What has not landed is sent again with the same token, to the version that was read: whichever of the two arrives
-first, the other finds the row moved.
+first, the other finds the row moved. Where the session was hidden (`sessions.Rest.UNSEEN`) the first may still land: a
+row that is found more than one version further then is `OvertakenError`, too.
 """
 
 from __future__ import annotations

@@ -282,7 +282,6 @@ def test_a_row_that_is_gone_may_have_been_written_before() -> None:
 
 # -- it lands after it has been looked for ---------------------------------------------------------------------
 
-HIDDEN = OutcomeUnknownError(phase=Phase.COMMIT, database="db", detail="gone", token=TOKEN, key=7)
 FOUND, NEXT, LATER = (outcome("on", version, OTHER) for version in (2, 3, 4))
 
 
@@ -294,7 +293,7 @@ def of_server(statements: Statements) -> Statements:
 @pytest.mark.parametrize("version", [None, 2])
 def test_a_hidden_session_may_have_landed_after_all(version: int | None) -> None:
     """It had not at version 2; at version 3 it may have: version 4 is neither stale, nor one to send it at."""
-    script = Script(HIDDEN, FOUND, NOTHING, LATER)
+    script = Script(LOST, FOUND, NOTHING, LATER)
     with pytest.raises(OvertakenError):
         script.run(sent("flip", version, of_server(PLAIN)))
     assert script.kinds == ["UPDATE", "SELECT", "UPDATE", "SELECT"]
@@ -303,7 +302,7 @@ def test_a_hidden_session_may_have_landed_after_all(version: int | None) -> None
 def test_an_interpreted_event_of_a_hidden_session_is_not_run_again_at_another_version() -> None:
     """The row has moved by two versions while it was looked for."""
     with pytest.raises(OvertakenError):
-        Script(read("on", 2), HIDDEN, FOUND, read("on", 4)).run(sent("flip", statements=of_server(WATCHED)))
+        Script(read("on", 2), LOST, FOUND, read("on", 4)).run(sent("flip", statements=of_server(WATCHED)))
 
 
 FOLLOWED = [
@@ -315,14 +314,14 @@ FOLLOWED = [
 @pytest.mark.parametrize(("statements", "found"), FOLLOWED)
 def test_what_can_not_have_landed_meanwhile_is_sent_again(statements: Statements, found: Reply) -> None:
     """It is known that it has not, up to the version that was found."""
-    done = Script(HIDDEN, FOUND, NOTHING, found, outcome("off", 9, TOKEN)).run(sent("flip", statements=statements))
+    done = Script(LOST, FOUND, NOTHING, found, outcome("off", 9, TOKEN)).run(sent("flip", statements=statements))
     assert done.target == "off"
 
 
 def test_the_log_knows_what_landed_later() -> None:
     """There it is found, however far the row has moved."""
     replies = [FOUND, NOTHING, NOTHING, entry(3, "on", "off")]
-    assert Script(HIDDEN, *replies).run(sent("flip", statements=of_server(LOGGED))).version == 3
+    assert Script(LOST, *replies).run(sent("flip", statements=of_server(LOGGED))).version == 3
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])

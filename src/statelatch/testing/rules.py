@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from statelatch.errors import ConfigurationError
+from statelatch.testing.clients import Clients
 from statelatch.testing.drawn import check_changes, check_params, flags, needed_parameters
 from statelatch.testing.fault import Fault
 from statelatch.testing.keys import missing, new_key
@@ -62,39 +63,56 @@ def lifecycle_rules(
             event was applied in all of them, is one there.
         ImportError: Hypothesis is not installed.
     """
-    needed = needed_parameters(mapping)
+    params, needed = params or {}, needed_parameters(mapping)
     _check_machine(mapping)
     _check_values(mapping, values)
-    _check_params(mapping, params or {}, needed)
-    if type(clients) is not int or clients < 1:
-        raise ConfigurationError(f"clients: expected a whole number, at least one, found {clients!r}")
+    _check_params(mapping, params, needed)
+    _check_clients(clients)
     asked = None if faults is None else _known(faults)
-    try:
-        from hypothesis import strategies as st
+    _check_strategies({"values": values, "changes": changes, **{f"params[{name!r}]": params[name] for name in params}})
+    from hypothesis import strategies as st
 
-        from statelatch.testing.clients import Clients
-        from statelatch.testing.stateful import rules_of
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}; it comes with: pip install 'statelatch[testing]'") from error
-    strategies = {f"params[{event!r}]": strategy for event, strategy in (params or {}).items()}
-    for name, strategy in {"values": values, "changes": changes, **strategies}.items():
-        if not isinstance(strategy, st.SearchStrategy | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"{name}: expected a strategy, found {strategy!r}; say st.just({strategy!r})")
-    written = flags(mapping) if changes is None else {}
-    if written:
-        changes = st.one_of(*(st.fixed_dictionaries({name: st.sampled_from(told)}) for name, told in written.items()))
+    from statelatch.testing.stateful import rules_of
+
+    changes = _of_flags(mapping) if changes is None else changes
     return rules_of(
         mapping,
         Clients(mapping, adapter_factory, asked or ()),
         values=st.just({}) if values is None else values,
-        params={
-            event: (params or {}).get(event, st.just({})).map(check_params(event, names))
-            for event, names in needed.items()
-        },
+        params={event: params.get(event, st.just({})).map(check_params(event, needed[event])) for event in needed},
         changes=None if changes is None else changes.map(check_changes(mapping)),
         faults=frozenset(Fault) if asked is None else asked,
         count=clients,
     )
+
+
+def _of_flags(mapping: MachineMapping) -> SearchStrategy[Drawn] | None:
+    """What is written to the entity's booleans; None if it has none."""
+    from hypothesis import strategies as st
+
+    written = flags(mapping)
+    drawn = [st.fixed_dictionaries({name: st.sampled_from(told)}) for name, told in written.items()]
+    return st.one_of(drawn) if drawn else None
+
+
+def _check_clients(clients: object) -> None:
+    if type(clients) is not int or clients < 1:
+        raise ConfigurationError(f"clients: expected a whole number, at least one, found {clients!r}")
+
+
+def _check_strategies(given: Mapping[str, object]) -> None:
+    """Refuse what draws nothing.
+
+    Raises:
+        ImportError: Hypothesis is not installed.
+    """
+    try:
+        from hypothesis import strategies as st
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}; it comes with: pip install 'statelatch[testing]'") from error
+    for name, strategy in given.items():
+        if not isinstance(strategy, st.SearchStrategy | None):
+            raise ConfigurationError(f"{name}: expected a strategy, found {strategy!r}; say st.just({strategy!r})")
 
 
 def _check_machine(mapping: MachineMapping) -> None:
