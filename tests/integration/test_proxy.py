@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -271,24 +272,24 @@ ENCRYPTED_OR_COMPRESSED = {
 }
 
 
-def is_ended(client: socket.socket) -> bool:
-    """Whether the peer ends the conversation before the client's patience does."""
-    try:
-        while client.recv(1000):
-            pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        return True
-    return True
+def last_words(client: socket.socket) -> bytes:
+    """What the peer still says before it ends the conversation; a TimeoutError if it does not."""
+    said = b""
+    with suppress(ConnectionError):
+        while more := client.recv(1000):
+            said += more
+    return said
 
 
 @servers
 def test_a_client_that_does_not_ask(proxy: Proxy) -> None:
-    """It encrypts or compresses unasked, cannot be understood, and is not left to wait."""
+    """It encrypts or compresses unasked, cannot be understood, and is cut off: no server has heard of it."""
+    dialect = proxy.url.get_backend_name()
     with socket.create_connection((LOOPBACK, proxy.url.port or 0), timeout=10) as client:
-        client.sendall(ENCRYPTED_OR_COMPRESSED[proxy.url.get_backend_name()])
-        assert is_ended(client)
+        if dialect == "mariadb":
+            assert client.recv(1000), "the greeting"
+        client.sendall(ENCRYPTED_OR_COMPRESSED[dialect])
+        assert last_words(client) == b""
 
 
 @servers
